@@ -2,8 +2,8 @@
 
 .venv/bin/python bench/recording.py [GIB] [--way WAY] [--days DAYS]
 
-As root; of a process of so many GiB (default 1), changing in a WAY; and of a recording of so many days (default 1; 10 are
-1 GB).
+As root; of a process of so many GiB (default 1), changing in a WAY; and of a recording of so many days (default 1; ten
+are 1 GB).
 
 WAY is one of `WAYS` (default: a part of it after the other). It is no timed test: nothing here fails. CPU times are of
 the recorder and of what writes for it.

@@ -360,3 +360,14 @@ def wait_until(condition: Callable[[], bool], what: str, deadline: float = DEADL
 def process_state(pid: int) -> str:
     """Return the letter of /proc/PID/stat: R, S, T, Z, ..."""
     return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2][0]
+
+
+@contextlib.contextmanager
+def standing_still(pid: int) -> Iterator[None]:
+    """Have a process stand still."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_until(lambda: process_state(pid) == "T", "it stops")
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)

@@ -76,6 +76,7 @@ from mematlas.observe.oom import parse_score
 from mematlas.observe.recorded import COLUMNS, parse_amounts
 from mematlas.observe.recorded_cache import parse_cache
 from mematlas.observe.recorded_ram import parse_ram
+from mematlas.observe.recorded_tables import parse_tables
 from mematlas.timeline.stream import parse_frame
 from mematlas.timeline.unpacking import parse_times
 from mutation import BINARY, TEXT, Mutation, mutate
@@ -348,6 +349,11 @@ RAM_THEN = (
     b'{"uses":[["free",2,8192,0,0],["anon",1,4096,null,null]],"nr_frames":3,"size":12288,"page_size":4096,'
     b'"huge_size":2097152,"free_blocks":[0,1],"source":"kpageflags","notes":[["frames-unknown","1 frame changed"]]}'
 )
+TABLES_THEN = (
+    b'{"reader":"bpf","paging":"x86-64, 4 levels","torn":false,"levels":[["pgd",1,4096,2,0],["pud",2,8192,4,2],'
+    b'["pmd",2,8192,6,4],["pte",6,24576,456,4]],"leaves":[[1073741824,0,0,0,0,0,0,0,0,0],[2097152,0,0,0,0,0,0,0,0,0],'
+    b'[4096,456,20,456,279,454,27,0,0,0]],"others":{"swap":3},"reserve":null,"notes":[["torn","1 table"]]}'
+)
 AMOUNTS = json.dumps(
     {
         "source": "smaps",
@@ -404,6 +410,7 @@ def word_parsers() -> list[Parser]:
         of_text("observe.recorded.parse_amounts", AMOUNTS, parse_amounts, parse_amounts),
         of_text("observe.recorded_cache.parse_cache", CACHE_THEN, parse_cache, parse_cache),
         of_text("observe.recorded_ram.parse_ram", RAM_THEN, parse_ram, parse_ram),
+        of_text("observe.recorded_tables.parse_tables", TABLES_THEN, parse_tables, parse_tables),
         of_words(parse_moment, "shop.mematlas@1.5s:4211", "x.mematlas@3", "kworker@8"),
         of_text("timeline.unpacking.parse_times", b"1.5 1796015000.25", parse_times, parse_times),
         of_words(parse_what, "usage,pages", "frames"),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import mmap
 import os
-import signal
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from conftest import Outcome
 from helpers import PAGE, mematlas, program
 from mematlas import Process
 from mematlas.kernel.pagemap import Block
@@ -24,7 +26,7 @@ from mematlas.timeline.sampler import Cost, Snapshot
 from mematlas.timeline.watch import Watch
 from mematlas.timeline.words import Followed
 from mematlas.timeline.writing import RecordingWriter
-from victim import Victim, process_state, wait_until
+from victim import Victim, standing_still
 
 COMMANDS = (
     *("usage", "maps", "maps --by owner", "maps --by kind", "map", "pages", "pages --runs", "hist", "ps"),
@@ -48,9 +50,13 @@ def rows_of(result: Any) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def stopped() -> Iterator[Victim]:
-    with Victim("anon_full", "anon", "shared_anon") as one:
-        os.kill(one.pid, signal.SIGSTOP)
-        wait_until(lambda: process_state(one.pid) == "T", "it stops")
+    with Victim("anon_full", "anon", "shared_anon") as one, contextlib.ExitStack() as stack:
+        stack.enter_context(standing_still(one.pid))
+        # Whoever runs Python meanwhile maps pages of its files: we map all of them, so that it has none for itself.
+        for path in {item.vma.path for item in Process(one.pid).maps().vmas if item.vma.kind == "file"}:
+            with open(path, "rb") as file:
+                area = mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED | mmap.MAP_POPULATE, mmap.PROT_READ)
+            stack.callback(area.close)
         yield one
 
 
@@ -101,7 +107,7 @@ def test_amounts_are_those_that_were_counted(stopped: Victim, tmp_path: Path) ->
     [
         (["pages"], "single pages are not recorded (record --what pages)"),
         (["map"], "single pages are not recorded (record --what pages)"),
-        (["tables"], "needs a live system"),
+        (["tables"], "record --what tables"),
         (["maps", "--source", "pagemap"], "record --what pages"),
     ],
 )
@@ -187,6 +193,34 @@ def test_frames_of_a_moment_are_those_of_the_machine(machine: tuple[Path, Any]) 
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("what", ["tables", "tables,pages"])
+def test_page_tables_of_a_moment_are_those_of_then(what: str, stopped: Victim, tmp_path: Path) -> None:
+    now = mematlas("tables", stopped.pid, "--json")
+    if now.returncode == 5:
+        pytest.skip("page tables cannot be read")
+    path = tmp_path / "x.mematlas"
+    run = mematlas("record", stopped.pid, "--what", what, "-o", path, "-d", "200ms", *FAST)
+    assert run.returncode == 0, run.stderr
+    then, expected = answer("tables", f"{path}@end"), json.loads(now.stdout)
+    for row in (*then["rows"], *expected["rows"]):
+        del row["nr_accessed"]  # the kernel ages pages meanwhile
+    assert then["rows"] == expected["rows"]
+    for key in ("paging", "reserve", "others", "table_bytes_per_mib", "nr_hidden"):
+        assert then["target"][key] == expected["target"][key]
+    assert (then["target"]["pgd"], expected["target"]["pgd"][:2]) == (None, "0x")
+    text = mematlas("tables", f"{path}@end").stdout
+    assert text.startswith(f"{then['target']['name']}, PID {stopped.pid}: {then['target']['paging']}, user half, read")
+    assert answer("usage", f"{path}@end")["rows"][0]["rss"] == answer("usage", stopped.pid)["rows"][0]["rss"]
+
+
+@pytest.mark.root
+def test_who_may_not_read_page_tables_is_told_at_once(as_nobody: Callable[..., Outcome]) -> None:
+    outcome = as_nobody(["record", "self", "--what", "tables", "-o", "x.mematlas", "-d", "0"])
+    assert outcome.code in (4, 5), outcome.stderr
+    assert "CAP_BPF" in outcome.stderr or "page tables" in outcome.stderr
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
 def test_files_of_a_moment_are_those_of_the_page_cache(tmp_path: Path) -> None:
     file, path = tmp_path / "a file\nwith a line", tmp_path / "x.mematlas"
     size = 20_011 * PAGE
@@ -242,6 +276,7 @@ def test_counters_of_the_machine_count_what_happens(tmp_path: Path) -> None:
         (("cache", "{}@0s", "--sort", "dirty"), 2, "the largest in RAM"),
         (("cache", "{}@99s"), 3, "outside"),
         (("ram", "{}@99s"), 3, "outside"),
+        (("tables", "{}@0s"), 5, "record --what tables"),
     ],
 )
 def test_what_a_recording_does_not_tell_of_ram_is_refused(
@@ -343,8 +378,9 @@ def test_what_is_put_together_from_changes_is_what_was_there(
                 running.process.stdin.write(f"{step % 23}\n")
                 running.process.stdin.flush()
                 running.process.stdout.readline()
-                expected.append(entries_of(running.pid))
-                look = watch.look()
+                with standing_still(running.pid):  # what it does after a line takes pages too
+                    expected.append(entries_of(running.pid))
+                    look = watch.look()
                 files = look.seen[0].files
                 assert files
                 if is_followed and not isinstance(files.words["pagemap"], Followed):

@@ -388,6 +388,12 @@ def test_root_reads_a_recording_without_rights(path: Path) -> None:
     ("words", "code", "text"),
     [
         (["record", "self", "--when", "growth(rss) < 1MiB/s"], 2, "about a moment"),
+        (["record", "self", "--when", "charged > 1MiB"], 2, "about a process, of which charged is not known"),
+        (
+            ["record", "self", "--when", "nr_vmas > 1", "--what", "usage"],
+            5,
+            "nr_vmas by sums alone: not supported here",
+        ),
         (["record"], 2, "which process?"),
         (["record", "self", "--what", "all"], 2, "--what"),
         (["record", "self", "--keep", "1s"], 2, "--keep 1s is too short: two intervals or more, which are 2s (-i)"),
@@ -400,6 +406,17 @@ def test_root_reads_a_recording_without_rights(path: Path) -> None:
     ],
 )
 def test_wrong_words_are_refused(words: list[str], code: int, text: str) -> None:
+    before = set(os.listdir())
     run = mematlas(*words)
     assert (run.returncode, run.stdout) == (code, "")
     assert text in run.stderr
+    assert set(os.listdir()) == before
+
+
+def test_what_never_held_leaves_no_file(path: Path) -> None:
+    run = mematlas("record", "-o", path, "--when", "rss > 1TiB", *FAST, "--", "sleep", "0.3")
+    assert run.returncode == 0
+    first, second = run.stderr.splitlines()[-2:]
+    assert first.startswith("recorded nothing in ")
+    assert second == "no file: rss > 1TiB has not held"
+    assert not path.exists()

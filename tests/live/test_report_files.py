@@ -128,6 +128,10 @@ def test_without_matplotlib_there_are_the_curves_of_the_terminal(end: str, recor
     assert len(run.stderr.splitlines()) == 1
     assert beside(recording) == {"missing"}
 
+    run = mematlas("report", "self", "curves", "-d", "60s", "-o", path, env={"PYTHONPATH": str(missing)})
+    assert (run.returncode, run.stdout) == (5, "")  # at once
+    assert "matplotlib is not installed" in run.stderr
+
 
 REFUSED = [
     (("heatmap", "-o", "x.pdf"), "ends in .svg, .png, .csv, .json, .jsonl or .ndjson"),

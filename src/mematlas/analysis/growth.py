@@ -37,6 +37,8 @@ LABELS = {
 }
 """The manners of growth, each with what it means."""
 
+LEAST_APART = 1e-6
+"""Seconds between two looks, of which nothing can be said where there are fewer: no clock is that good."""
 NEGLIGIBLE = 0.01
 """The part of an amount that is no change of it."""
 NOISES = 2
@@ -82,13 +84,13 @@ class Growth(Record):
 
 
 def growth_of(times: Sequence[float], amounts: Sequence[int]) -> Growth | None:
-    """Return how an amount has grown; None with fewer than `LEAST_LOOKS`. Times ascend, and are in seconds.
+    """Return how an amount has grown; None with fewer than `LEAST_LOOKS`, or in no time. Times ascend, in seconds.
 
     >>> growth = growth_of(range(10), range(0, 40960, 4096))
     >>> growth.slope, growth.label
     (Slope(value=4096.0, low=4096.0, high=4096.0), 'leak')
     """
-    if len(amounts) < LEAST_LOOKS or times[0] == times[-1]:
+    if len(amounts) < LEAST_LOOKS or times[-1] - times[0] <= LEAST_APART:
         return None
     points = thinned(times, amounts)
     slope = slope_of(points)
@@ -114,15 +116,17 @@ def thinned(times: Sequence[float], amounts: Sequence[int]) -> Points:
 
 
 def slope_of(points: Points) -> Slope:
-    """Return the slope of some points, at least two, at different times."""
+    """Return the slope of some points, at least two; none of what was in no time."""
     from mematlas.arrays import np
 
     times, amounts = np.array(points, np.float64).T
     earlier, later = np.triu_indices(len(points), 1)
     seconds = times[later] - times[earlier]
-    apart = seconds > 0
+    apart = seconds > LEAST_APART
     slopes = np.sort((amounts[later] - amounts[earlier])[apart] / seconds[apart])
     nr = len(slopes)
+    if not nr:
+        return Slope(0.0, 0.0, 0.0)
     reach = CERTAINTY * sqrt(variance_of_ranks([amount for _, amount in points]))
     low = max(round((nr - reach) / 2) - 1, 0)
     high = min(round((nr + reach) / 2), nr - 1)

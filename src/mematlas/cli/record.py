@@ -52,7 +52,7 @@ def add_arguments(arguments: Arguments) -> None:
         "--keep", type=parse_seconds, metavar="TIME", help="a ring: only so long before the end, or before --when"
     )
     arguments.add_argument(
-        "--what", type=parse_what, metavar="WHAT", help="usage, vmas (default), pages or frames; ram, files"
+        "--what", type=parse_what, metavar="WHAT", help="usage, vmas (default), pages, frames; tables, ram, files"
     )
     arguments.add_more(
         "--when",
@@ -90,8 +90,10 @@ def run(args: Namespace, session: Session) -> int:
     from mematlas.timeline.watch import Watch
 
     session.take_more_targets()
-    if args.when and any(one.is_growth for one in args.when):
-        raise BadInput("--when is about a moment: growth takes many")
+    if args.when:
+        from mematlas.timeline.recorder import check_conditions
+
+        check_conditions(args.when)
     if args.output == "-" and session.out.isatty():
         raise BadInput("not writing a stream to a terminal: give a file, or redirect it")
     if args.keep is not None:
@@ -164,15 +166,16 @@ def record(watch: Watch, args: Namespace, session: Session) -> int:
 
         if args.output == "-":
             session.out.flush()
-            result, path, size = go(Stream(session.out.buffer, facts)), None, 0
+            result = go(Stream(session.out.buffer, facts))
+            lines = result_lines(result)
         else:
             path = args.output or default_path(watch)
             ring = Ring(args.keep) if args.keep else None
             with RecordingWriter(path, facts, args.force, ring) as writer:
                 result = go(writer)
-            size = writer.size
+            lines = result_lines(result, writer)
     session.write_notes(result.notes)
-    session.write_lines(list(result_lines(result, path, size)))
+    session.write_lines(list(lines))
     return 0
 
 

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from mematlas.views.figures.curves import Plotter
     from mematlas.views.table import Table
 
+    Loaded = tuple[Plotter, set[int]]
+    """What draws curves, and what it has open."""
+
 KINDS = {
     "summary": "who grew, and how",
     "curves": "amounts over time",
@@ -77,12 +80,17 @@ def run(args: Namespace, session: Session) -> int:
         raise BadInput(f"no picture of {kind}: report FILE heatmap -o {args.output}, or curves")
     if args.duration and args.output and os.path.lexists(args.output) and not args.force:
         raise BadInput(f"{args.output} exists: give another name, or --force")  # before a minute is spent
+    loaded = None
+    if kind == "curves" and form in PICTURES and args.duration:
+        loaded = plotter_of(form, args.output)  # what is missing is said before a minute is spent
     files = record_now(path, args, session) if args.duration else recorded(path)
     with Interrupts(session.err) as ending:  # what was made, a copy or a file, may have to be taken away
         if form is None:
             show(files, kind, args, session)
         else:
-            write_file(files, kind, form, args, session)
+            if kind == "curves" and form in PICTURES and not loaded:
+                loaded = plotter_for(files, form, args, session)
+            write_file(files, kind, form, args, session, loaded)
     return ending.exit_code
 
 
@@ -108,20 +116,28 @@ def show(files: RecordingFiles, kind: str, args: Namespace, session: Session) ->
         session.show(lambda: table_of(recording, kind, args, session), args)
 
 
-def write_file(files: RecordingFiles, kind: str, form: str, args: Namespace, session: Session) -> None:
+def plotter_for(files: RecordingFiles, form: str, args: Namespace, session: Session) -> Loaded:
+    """Return what draws curves.
+
+    Raises:
+        LibraryMissing: it is not there; the terminal's curves have been shown.
+    """
+    try:
+        return plotter_of(form, args.output)
+    except LibraryMissing:
+        show(files, "curves", args, session)
+        raise
+
+
+def write_file(
+    files: RecordingFiles, kind: str, form: str, args: Namespace, session: Session, loaded: Loaded | None
+) -> None:
     """Write a report into a file.
 
     Raises:
-        LibraryMissing: what draws it is not there; the terminal's curves have been shown.
         BadInput: the file cannot be made.
     """
-    plotter, fonts = None, set[int]()
-    if kind == "curves" and form in PICTURES:
-        try:
-            plotter, fonts = plotter_of(form, args.output)
-        except LibraryMissing:
-            show(files, kind, args, session)
-            raise
+    plotter, fonts = loaded or (None, set())
     with new_file(args, files.fd) as file:
         with opened(files, fonts | file.fds, session) as recording:
             if form in PICTURES:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from mematlas.cli.addresses import address_of, addresses_of, is_kernel_address, refuse_two_readings
 from mematlas.cli.command import TARGET, Command
 from mematlas.cli.options import add_output, add_repeat, add_target, form_of, parse_count
-from mematlas.errors import BadInput
+from mematlas.errors import BadInput, NotHeld, NotSupported
 from mematlas.model.address_space import parse_address, parse_range
 
 TYPE_CHECKING = False
@@ -62,6 +62,8 @@ def default_target(args: Namespace) -> str | None:
 
 def run(args: Namespace, session: Session) -> int:
     check(args, session.words)
+    if session.process.dir.captured:
+        return at_moment(args, session)
     from mematlas.observe.pagetables import PageTables
 
     half = "kernel" if args.kernel else "user"
@@ -71,6 +73,31 @@ def run(args: Namespace, session: Session) -> int:
             session.write_bytes(bytes_of(args, session, page_tables))
         else:
             session.show(view, args)
+    return 0
+
+
+def at_moment(args: Namespace, session: Session) -> int:
+    """Show how many page tables there were at a moment of a recording.
+
+    Raises:
+        BadInput: something else is asked for, which nobody has recorded.
+        NotSupported: they were not recorded, or this is a capture.
+    """
+    from mematlas.observe.recorded_tables import read_tables
+    from mematlas.views.pagetables.summary import summary_view
+
+    process = session.process.dir
+    try:
+        result = read_tables(process)
+    except NotHeld as error:
+        if error.text:
+            raise
+        raise NotSupported(f"page tables of {process.path}", "a running process, or record --what tables") from None
+    asked = [f"--{name.replace('_', '-')}" for name in (*MODES, "kernel", "range", "user_pgd") if getattr(args, name)]
+    if asked or session.words:
+        what = asked[0] if asked else session.words[0]
+        raise BadInput(f"{what}: a recording has how many page tables there were, and what they mapped")
+    session.show(lambda: summary_view(result, session.target_info()), args)
     return 0
 
 

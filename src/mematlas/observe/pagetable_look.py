@@ -37,6 +37,8 @@ class HeldTables:
     memory: KernelMemory
     mm: PinnedMm
     origin: Origin
+    pgd: int
+    """The physical address of the top table."""
     start: int
     end: int
     is_whole: bool
@@ -78,19 +80,19 @@ class PageTableLook:
         """Yield the walk, in parts of so many tables; of another range with ``span``, first and last address after."""
         held = self.held
         start, end = span or (held.start, held.end)
-        for part in walk_parts(held.memory, held.mode, held.origin.pgd, start, end, nr_tables):
+        for part in walk_parts(held.memory, held.mode, held.pgd, start, end, nr_tables):
             self.is_torn = self.is_torn or bool(part.torn)
             yield part
 
     def walk(self, start: int, end: int, nr_levels: int) -> Walk:
         """Return the walk of a range down to a level."""
-        walked = walk(self.held.memory, self.mode, self.held.origin.pgd, start, end, nr_levels)
+        walked = walk(self.held.memory, self.mode, self.held.pgd, start, end, nr_levels)
         self.is_torn = self.is_torn or bool(walked.torn)
         return walked
 
     def steps(self, address: int) -> tuple[WalkStep, ...]:
         """Return how an address is translated, level by level."""
-        return walk_address(self.held.memory, self.mode, self.held.origin.pgd, address)
+        return walk_address(self.held.memory, self.mode, self.held.pgd, address)
 
     def one_page(self, address: int, steps: tuple[WalkStep, ...]) -> PageBlock:
         """Return the page of an address, as the steps to it say, as a block."""

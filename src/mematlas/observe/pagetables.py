@@ -107,6 +107,7 @@ class PageTables:
             memory=self.memory,
             mm=self.mm,
             origin=self.origin,
+            pgd=pgd,
             start=self.start,
             end=self.end,
             is_whole=is_whole,

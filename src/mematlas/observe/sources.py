@@ -15,7 +15,6 @@ from mematlas.kernel.vmfile import find_files
 from mematlas.model.address_space import AddressSpace
 from mematlas.model.target import own_pid
 from mematlas.notes import Note, Notes
-from mematlas.observe.accesses import Accesses
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from mematlas.model.pages import PageReader
     from mematlas.model.pagetables.access import PageTableAccess
     from mematlas.model.pagetables.count_access import CountAccess
+    from mematlas.observe.accesses import Accesses
     from mematlas.words import PagesFrom, Source
 
     LastUsages = dict[tuple[int, str, int, int | None, bool], tuple[dict[str, int], Usage]]
@@ -138,8 +138,7 @@ class Sources:
         """What follows it by its page tables, where somebody wants that: see `Process.follow`."""
         self.taker: Taker | None = None
         """What takes pages as they are counted by pagemap, where somebody wants both."""
-        self.accesses = Accesses(self.procfs)
-        """What page tables are read and counted with."""
+        self._accesses: Accesses | None = None
         self._are_shared = False
 
     @property
@@ -151,13 +150,13 @@ class Sources:
         """Let go of the process, and of what its page tables are read with."""
         if self.following:
             self.following.close()
-        if not self._are_shared:
-            self.accesses.close()
+        if self._accesses and not self._are_shared:
+            self._accesses.close()
         self.dir.close()
 
     def take_over(self, other: Sources) -> None:
         """Have what page tables are read with of another process, which has it no more: it takes long to open."""
-        self.accesses, other.accesses = other.accesses, Accesses(other.procfs)
+        self._accesses, other._accesses = other._accesses, None
         self.will_look_again = True
 
     def expect_more_looks(self) -> None:
@@ -166,10 +165,19 @@ class Sources:
 
         self.will_look_again = True
         self.last_texts, self.last_usages = LastTexts(), {}
+
     def share(self, accesses: Accesses) -> None:
         """Have what page tables are read with of several processes, which who watches them closes."""
-        self.accesses.close()
-        self.accesses, self._are_shared = accesses, True
+        self._accesses, self._are_shared = accesses, True
+
+    @property
+    def accesses(self) -> Accesses:
+        """What page tables are read and counted with."""
+        if self._accesses is None:
+            from mematlas.observe.accesses import Accesses
+
+            self._accesses = Accesses(self.procfs)
+        return self._accesses
 
     # What it is now
 

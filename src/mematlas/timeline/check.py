@@ -88,8 +88,8 @@ def check(
         raise BadInput("nothing is asserted: try 'uss < 200MiB'")
     sampler: Sampler[UsageResult | SetUsage] = Sampler(look, interval, duration, budget, rest)
     growing = next((one for one in parsed if one.is_growth), None)
-    nr_looks = sampler.nr_expected or 0
-    if growing and nr_looks < LEAST_LOOKS:
+    nr_looks = sampler.nr_expected
+    if growing and nr_looks is not None and nr_looks < LEAST_LOOKS:
         text = f"growth({growing.measure}) takes {LEAST_LOOKS} looks at the least, and there would be {nr_looks}"
         raise BadInput(f"{text}: try -d 60s")
     times: list[float] = []

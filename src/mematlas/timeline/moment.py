@@ -22,6 +22,7 @@ from mematlas.observe.recorded import NAME as AMOUNTS
 from mematlas.observe.recorded import to_save
 from mematlas.observe.recorded_cache import NAME as CACHE
 from mematlas.observe.recorded_ram import NAME as RAM
+from mematlas.timeline.watch import TABLES
 from mematlas.timeline.words import changed, empty, parts_of
 
 TYPE_CHECKING = False
@@ -38,7 +39,7 @@ PACKED = ".packed"
 OF_PROCESS = frozenset(
     (
         *("stat", "status", "comm", "maps", "smaps", "smaps_rollup", "ksm_merging_pages"),
-        *(AMOUNTS, *TEXTS, SAVED, f"pagemap{PACKED}"),
+        *(AMOUNTS, TABLES, *TEXTS, SAVED, f"pagemap{PACKED}"),
     )
 )
 """What there may be of a process, in a directory that is called as its PID."""
@@ -67,6 +68,7 @@ LACKS = {
     "pagemap": PAGES,
     **dict.fromkeys(FRAME_FILES, "frames are not recorded (record --what frames)"),
     **dict.fromkeys(("cmdline", "cgroup", SAVED, "ksm_stat"), ONLY_AMOUNTS),
+    TABLES: "page tables are not recorded (record --what tables)",
     RAM: "what RAM was used for is not recorded (record --what ram)",
     CACHE: "files of the page cache are not recorded (record --what files)",
     **dict.fromkeys(("statm", "numa_maps", "meminfo", "swaps"), "it is not recorded"),
@@ -150,7 +152,8 @@ def files_of(recording: Recording, process: RecordedProcess, moment: int, facts:
     if found is None:
         raise NotSupported(f"process {process.pid} at that moment", "a look at it")
     if not vmas:
-        return files_of_sums(process, found, facts, page_size_of(recording))
+        files = files_of_sums(process, found, facts, page_size_of(recording))
+        return files | recorded_files(recording, process, moment, facts)
     usage = total(item.usage for item in vmas)
     files = {
         "stat": stat_text(process),

@@ -6,9 +6,12 @@ import json
 import os
 import time
 
-from mematlas.analysis.measures import amounts_of
+from mematlas.analysis.measures import OF_PROCESS, amounts_of
+from mematlas.errors import BadInput, NotSupported
 from mematlas.frozen import Record, record, replace
 from mematlas.model.machine import machine_of
+from mematlas.observe.sums import SUMS
+from mematlas.timeline.check import why_unknown
 from mematlas.timeline.encoding import Encoder
 from mematlas.timeline.ring import Kept
 from mematlas.timeline.sampler import BUDGET, Cost, Sampler
@@ -45,7 +48,7 @@ class RecordResult(Record):
     watched_s: float
     """From the first look to the last: with ``when``, also of those that nobody kept."""
     cost: Cost
-    """Of these looks."""
+    """Of these looks, and of what was made of them; without who writes that."""
     notes: tuple[Note, ...]
     is_over: bool
     """Whether it ended since all that was watched had ended."""
@@ -101,13 +104,21 @@ def record_into(
     With ``when`` the time begins at the first moment at which these hold of a process; what was before that is left
     out, unless the destination is a ring, which ``keep`` says. ``told`` hears how many moments there are, and for how
     long.
+
+    Raises:
+        BadInput: what ``when`` says cannot be waited for.
+        PermissionDenied, NotSupported: it is about what is not known of any process that is watched.
     """
+    check_conditions(when)
     text = condition_of(when)
     sampler: Sampler[Look] = Sampler(watch.look, interval, None if text else duration, budget, rest)
     encoder = Encoder(with_peaks=keep is None)
-    first, last, held_at = 0.0, 0.0, None
+    first, last, held_at, is_new = 0.0, 0.0, None, True
     for snapshot in sampler:
         found = snapshot.found
+        if is_new and found.seen:
+            is_new = False
+            check_known(when, found)
         seen = who_meets(when, found) if text and held_at is None else None
         if keep or seen or held_at is not None or not text:
             first = first if encoder.nr_moments else snapshot.elapsed
@@ -132,6 +143,35 @@ def record_into(
         is_over=watch.is_over,
         kept=Kept(keep, text, held_at),
     )
+
+
+def check_conditions(when: Sequence[Assertion]) -> None:
+    """Refuse what cannot be waited for.
+
+    Raises:
+        BadInput: it is of growth, or of groups alone.
+    """
+    for one in when:
+        if one.is_growth:
+            raise BadInput("--when is about a moment: growth takes many")
+        if one.measure not in OF_PROCESS:
+            raise BadInput(
+                f"--when is about a process, of which {one.measure} is not known: see mematlas help measures"
+            )
+
+
+def check_known(when: Sequence[Assertion], look: Look) -> None:
+    """Refuse to wait for what would never be known.
+
+    Raises:
+        PermissionDenied, NotSupported: a measure is known of none of those that are watched.
+    """
+    for one in when:
+        if all(amounts_of(seen.usage).get(one.measure) is None for seen in look.seen):
+            usage = look.seen[0].usage
+            if usage.reading.source == SUMS:
+                raise NotSupported(f"{one.measure} by sums alone", "--what vmas")
+            raise why_unknown(one.measure, usage)
 
 
 def condition_of(when: Sequence[Assertion]) -> str:

@@ -41,13 +41,14 @@ from mematlas.timeline.ring import Kept
 from mematlas.timeline.schema import (
     AMOUNTS,
     APPLICATION_ID,
+    FAULTS,
     OF_A_LOOK,
     OF_MACHINE,
     VERSION,
     statements,
     unsigned,
 )
-from mematlas.timeline.watch import HELD
+from mematlas.timeline.watch import HELD, TABLES
 from mematlas.timeline.words import changed, empty, unpack
 
 TYPE_CHECKING = False
@@ -70,15 +71,19 @@ MOST_PARTS = 1 << 10
 """Of one file: 1 GiB, packed."""
 MOST_FILE = 64 << 20
 """Bytes of a text."""
-FILES = frozenset((*TEXTS, *WORDS, SAVED, MACHINE))
+FILES = frozenset((*TEXTS, *WORDS, SAVED, MACHINE, TABLES))
 """Files that are recorded as a capture has them."""
 STEPS = 100_000
 """Instructions of SQLite's between two looks at the clock."""
 DEADLINE = 60.0
 """Seconds that all questions together may take."""
 MOST_NOTES = 1000
+ALWAYS = ("nr_pages", *FAULTS)
+"""Amounts that are always known."""
 NEARLY = 0.05
-"""Seconds by which a look may be late: who names a time means it, and times are shown in tenths."""
+"""Seconds by which a look may be after a time in tenths, as times are shown: who names one of these means that look."""
+TINY = 1e-6
+"""Seconds that are lost where a time is written in microseconds, or parsed."""
 END = float("inf")
 
 
@@ -357,11 +362,13 @@ class Recording:
         """
         if not self.nr_moments:
             raise TargetNotFound(f"{self.path} holds no moment")
-        if not 0 <= seconds <= self.seconds + NEARLY and seconds != END:
-            text = f"{seconds:g} s is outside: {self.path} is {self.seconds:.1f} s long"
+        is_in_tenths = seconds != END and abs(seconds * 10 - round(seconds * 10)) < TINY
+        nearly = NEARLY if is_in_tenths else TINY
+        if not 0 <= seconds <= self.seconds + nearly and seconds != END:
+            text = f"{seconds:.10g} s is outside: {self.path} is {self.seconds:.1f} s long"
             raise TargetNotFound(f"{text}; try @0s to @{self.seconds:.1f}s, or @end")
         # Not the look after, where looks come that fast.
-        late = min(NEARLY, self.seconds / max(self.nr_moments - 1, 1) / 4)
+        late = min(nearly, self.seconds / max(self.nr_moments - 1, 1) / 4)
         rows = self._rows("SELECT max(id) FROM moment WHERE elapsed <= ?", self._start + seconds + late)
         if type(rows[0][0]) is not int:
             raise FormatError(self.path, expected="a first moment")
@@ -437,7 +444,12 @@ class Recording:
         known = {
             name: None if size is None else self._amount(size) for name, size in zip(AMOUNTS, amounts, strict=True)
         }
-        if source not in SOURCES or torn not in (0, 1) or type(at) is not int or known["nr_pages"] is None:
+        if (
+            source not in SOURCES
+            or torn not in (0, 1)
+            or type(at) is not int
+            or None in (known[name] for name in ALWAYS)
+        ):
             raise FormatError(self.path, expected="how a process was read")
         return RecordedUsage(source, self._seconds(seconds), bool(torn), known, tuple(self._notes(process, moment, at)))
 

@@ -58,8 +58,9 @@ class Sampler(Generic[Found]):
     """Looks again and again.
 
     ``look`` returns a result with its reading, as `mematlas.Process.usage` does, or with several ``readings``. Between
-    two looks there are ``interval`` seconds, or more where all but the first cost more than ``budget``: a part of one
-    processor, and of the target's time. It ends after ``duration`` seconds; with None, never.
+    two looks there are ``interval`` seconds, or more where all but the first, and what is done with them until the next
+    one is asked for, cost more than ``budget``: a part of one processor, and of the target's time. It ends after
+    ``duration`` seconds; with None, never.
 
     >>> import os
     >>> from mematlas.observe.process import Process
@@ -92,10 +93,14 @@ class Sampler(Generic[Found]):
         self.seconds = 0.0
         """From the first look to the last."""
         self.cost = Cost(0.0, 0.0)
-        """Of all looks."""
+        """Of all looks, and of what was done with what they found."""
         self._first = Cost(0.0, 0.0)
-        """Of the first look."""
+        """Of the first look, and of what was done with it."""
         self._began = 0.0
+        self._measured = 0.0
+        """Up to which processor time of ours the cost is known."""
+        self._is_over_budget = False
+        """Whether a look was put off for what the others had cost."""
         self.is_stopped = False
         """Whether ``rest`` said that it is enough."""
         self._read_notes = Notes()
@@ -120,11 +125,17 @@ class Sampler(Generic[Found]):
         at, elapsed = time.time(), now() - began if self.nr_looks else 0.0
         before = processor_seconds()
         found = self.look()
+        after = processor_seconds()
         readings = list(readings_of(found))
         holds = [reading.hold.total_s for reading in readings if reading.hold]
-        cost = Cost(processor_seconds() - before, max(holds, default=0.0))
-        self.cost = Cost(self.cost.cpu_s + cost.cpu_s, self.cost.stall_s + cost.stall_s)
-        self._first = self._first if self.nr_looks else cost
+        cost = Cost(after - before, max(holds, default=0.0))
+        between = before - self._measured if self.nr_looks else 0.0
+        self.cost = Cost(self.cost.cpu_s + between + cost.cpu_s, self.cost.stall_s + cost.stall_s)
+        self._measured = after
+        if self.nr_looks == 0:
+            self._first = cost
+        elif self.nr_looks == 1:
+            self._first = Cost(self._first.cpu_s + between, self._first.stall_s)
         self.nr_looks += 1
         self.seconds = elapsed
         for reading in readings:
@@ -137,11 +148,13 @@ class Sampler(Generic[Found]):
             return elapsed
         even = (elapsed // self.interval + 1) * self.interval
         cost, first = self.cost, self._first
-        # Opening what is read from takes a part of the first look, which is not held against the budget.
+        # Opening what is read from takes a part of the first look, and all of it is new to who keeps what was found:
+        # that is not held against the budget.
         costs = max(cost.cpu_s - first.cpu_s, cost.stall_s - first.stall_s)
         earliest = costs / self.budget
         if earliest <= even:
             return even
+        self._is_over_budget = True
         # At an interval's end all the same, so that looks stay even.
         return -(-earliest // self.interval) * self.interval
 
@@ -153,21 +166,24 @@ class Sampler(Generic[Found]):
     @property
     def nr_expected(self) -> int | None:
         """How many looks there will be, unless they cost too much; None where there is no end."""
-        return None if self.duration is None else round(self.duration / self.interval) + 1
+        return None if self.duration is None or not self.interval else round(self.duration / self.interval) + 1
 
     def notes(self) -> list[Note]:
         """Return what there is to say of all looks."""
         notes = list(self._read_notes)
         often = self.seconds / (self.nr_looks - 1) if self.nr_looks > 1 else 0
-        if often > LATE * self.interval:
-            text = f"looked every {round(often, 1):g} s in place of {self.interval:g} s: a look costs {self._each()}"
-            notes.append(Note("slowed-down", f"{text}, and all may take {100 * self.budget:g} % of that (--budget)"))
+        if self.interval and often > LATE * self.interval:
+            text = f"looked every {round(often, 1):g} s in place of {self.interval:g} s"
+            notes.append(Note("slowed-down", f"{text}: {self._why_slow()}"))
         return notes
 
-    def _each(self) -> str:
-        """Return what a look costs, in words."""
+    def _why_slow(self) -> str:
+        """Return why looks were rarer than asked for, in words."""
+        if not self._is_over_budget:
+            return "looking took that long, or the machine was asleep"
         seconds, whose = max((self.cost.cpu_s, "a processor"), (self.cost.stall_s, "the target's time"))
-        return f"{round(1e3 * seconds / self.nr_looks, 1):g} ms of {whose}"
+        each = f"a look costs {round(1e3 * seconds / self.nr_looks, 1):g} ms of {whose}"
+        return f"{each}, and all may take {100 * self.budget:g} % of that (--budget)"
 
 
 def readings_of(found: Any) -> Iterable[Reading]:

@@ -17,7 +17,7 @@ from mematlas.frozen import Record, record, replace
 from mematlas.kernel.status import Faults
 from mematlas.notes import Note
 from mematlas.timeline.sampler import BUDGET, Cost, Sampler, Snapshot
-from mematlas.timeline.schema import AMOUNTS as RECORDED_AMOUNTS
+from mematlas.timeline.schema import FAULTS
 from mematlas.timeline.watch import Happening, Look, Seen
 
 TYPE_CHECKING = False
@@ -53,8 +53,10 @@ if TYPE_CHECKING:
 
 KEEP = 600.0
 """Seconds that are held, where nobody says otherwise."""
-MOST_VMAS = 2_000_000
-"""Of all moments that are held, those that have changed: some 300 bytes each."""
+MOST_HELD = 2_000_000
+"""Of all moments that are held: VMAs that have changed, of some 300 bytes each, and as much of anything else."""
+OF_PROCESS = 7
+"""What a process takes at a moment, be it as it was, in such amounts."""
 
 
 @record
@@ -173,8 +175,8 @@ class LiveTimeline:
         self.keep = keep
         self.sampler: Sampler[Look] = Sampler(watch.look, interval, duration, budget, rest)
         self._moments: deque[tuple[Snapshot[Look], int]] = deque()
-        """With how many VMAs each has that the one before has not."""
-        self._nr_vmas = 0
+        """With how much each has that the one before has not."""
+        self._nr_held = 0
 
     def __iter__(self) -> Iterator[Snapshot[Look]]:
         """Look again and again; yield each moment once it is held."""
@@ -189,11 +191,11 @@ class LiveTimeline:
         look, nr_new = with_shared(snapshot.found, before)
         snapshot = replace(snapshot, found=look)
         self._moments.append((snapshot, nr_new))
-        self._nr_vmas += nr_new
+        self._nr_held += nr_new
         while len(self._moments) > 1 and (
-            self._nr_vmas > MOST_VMAS or self._moments[0][0].elapsed < snapshot.elapsed - self.keep
+            self._nr_held > MOST_HELD or self._moments[0][0].elapsed < snapshot.elapsed - self.keep
         ):
-            self._nr_vmas -= self._moments.popleft()[1]
+            self._nr_held -= self._moments.popleft()[1]
         return snapshot
 
     @property
@@ -250,11 +252,12 @@ class LiveTimeline:
 
 
 def with_shared(look: Look, before: Look | None) -> tuple[Look, int]:
-    """Return a look with what is the same as in one before held once, and how many VMAs are not. Single pages are not
-    held.
+    """Return a look with what is the same as in one before held once, and how much is not: see `MOST_HELD`.
+
+    Single pages are not held.
     """
     was = {(one.pid, one.start_time): one for one in before.seen} if before else {}
-    seen, nr_new = [], 0
+    seen, nr_new = [], OF_PROCESS * len(look.seen)
     for one in look.seen:
         sooner = was.get((one.pid, one.start_time))
         vmas = one.vmas
@@ -317,7 +320,7 @@ class RecordedTimeline:
         if found is None:
             return None
         reading = Reading(found.source, found.duration_s, found.torn, found.notes)
-        minor, major = (found.amounts[name] for name in RECORDED_AMOUNTS[-2:])
+        minor, major = (found.amounts[name] or 0 for name in FAULTS)  # never None, see `usage_at`
         vmas = recording.vmas_at(process, number) if recording.holds("vmas") else None
         return Seen(
             pid=process.pid,
@@ -325,7 +328,7 @@ class RecordedTimeline:
             name=process.name,
             target=process.target,
             usage=result_of(found.amounts, reading),
-            faults=Faults(minor or 0, major or 0),
+            faults=Faults(minor, major),
             vmas=vmas,
         )
 

@@ -20,7 +20,7 @@ from mematlas.notes import Note, Notes
 from mematlas.observe.accesses import Accesses
 from mematlas.observe.counters import read_counters
 from mematlas.observe.process import Process
-from mematlas.observe.sources import MAX_STALL
+from mematlas.observe.sources import MAX_STALL, no_tables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,9 +54,12 @@ OF_PROCESS = {
     "frames": "which frames pages are in, with their flags and map counts",
 }
 """What of a process can be looked at; each takes those before it."""
+TABLES = "tables"
+BESIDES = {TABLES: "page tables: how many, how full, and what they map"}
+"""What of a process can be looked at besides."""
 RAM, FILES = "ram", "files"
 OF_MACHINE = {RAM: "what every frame of RAM is used for", FILES: "the largest files of the page cache"}
-WHAT = OF_PROCESS | OF_MACHINE
+WHAT = OF_PROCESS | BESIDES | OF_MACHINE
 """What can be looked at."""
 MACHINE = "machine"
 """What named a process where all are watched."""
@@ -74,7 +77,7 @@ def with_what_it_needs(what: Collection[str]) -> frozenset[str]:
     """
     names = list(OF_PROCESS)
     most = max((names.index(name) for name in what if name in OF_PROCESS), default=0)
-    return frozenset((*names[: most + 1], *(name for name in what if name in OF_MACHINE)))
+    return frozenset((*names[: most + 1], *(name for name in what if name not in OF_PROCESS)))
 
 
 @record
@@ -99,7 +102,7 @@ class Seen:
     vmas: list[VmaUsage] | None
     """None unless they are watched."""
     files: Files | None = None
-    """What a capture would hold besides; None unless single pages are watched."""
+    """What a capture would hold besides; None unless single pages are watched, or page tables."""
 
 
 @record
@@ -158,7 +161,8 @@ class Watch:
 
     Raises:
         TargetNotFound: at the start, none of a target is there.
-        PermissionDenied: a process that was named alone may not be looked at.
+        PermissionDenied: a process that was named alone may not be looked at; or page tables may not be read.
+        NotSupported: page tables are to be looked at, and cannot be read here.
     """
 
     def __init__(
@@ -195,6 +199,8 @@ class Watch:
         self._left_out: set[int] = set()
         """Numbers of processes of the machine that have no memory, or may not be looked at."""
         try:
+            if TABLES in self.what:
+                self._accesses.tables()
             for target in self.targets:
                 self._find(target)
             if everybody:
@@ -378,6 +384,8 @@ class Watch:
             if followed and followed.items is not vmas:
                 notes = Notes((*usage.reading.notes, *followed.pages.notes(are_counted=False)))
                 usage = replace(usage, reading=replace(usage.reading, notes=tuple(notes)))
+        if TABLES in self.what:
+            usage, files = self._with_tables(process, usage, files or Files({}, {}))
         seen = Seen(
             pid=process.pid,
             start_time=one.start_time,
@@ -397,6 +405,19 @@ class Watch:
             return process.sums(self.max_stall) if is_any else process.usage(self.source, self.max_stall), None
         result = process.maps(self.source, self.max_stall, first_pages=False)
         return process.sum_of(result), result.vmas
+
+    def _with_tables(self, process: Process, usage: UsageResult, files: Files) -> tuple[UsageResult, Files]:
+        """Return the amounts of a process, with why its page tables are not known if so; and its files, with those."""
+        from mematlas.observe import recorded_tables
+        from mematlas.observe.pagetables import PageTables
+
+        try:
+            with PageTables(process) as tables:
+                text = recorded_tables.to_save(tables.summary())
+        except (PermissionDenied, NotSupported, FormatError) as error:
+            notes = Notes((*usage.reading.notes, no_tables(error)))
+            return replace(usage, reading=replace(usage.reading, notes=tuple(notes))), files
+        return usage, Files({**files.texts, recorded_tables.NAME: text}, files.words)
 
     def _recorder(self, process: Process) -> MomentRecorder | None:
         """Return what takes what a capture of a process would hold; None unless that is watched."""

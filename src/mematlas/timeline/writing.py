@@ -60,6 +60,10 @@ class RecordingWriter:
         self.path = path
         self.size = 0
         """Bytes of the file, when it is closed."""
+        self.cpu_s = 0.0
+        """What writing has taken of processors, when it is closed."""
+        self.is_one_file = True
+        """Whether it is one file, when it is closed: not where somebody else had it open at the end."""
         user = invoking_user()
         fed, self._feed = os.pipe()
         self._heard, said = os.pipe()
@@ -99,9 +103,10 @@ class RecordingWriter:
         self._feed = -1
         reply = self._reply()
         self._let_go()
-        if not reply.isdigit():
+        size, _, rest = reply.partition(b" ")
+        if not size.isdigit():
             raise Error(reply.decode("utf-8", "replace") or f"{self.path}: what writes it was killed")
-        self.size = int(reply)
+        self.size, self.is_one_file = int(size), not rest
 
     def _send(self, data: bytes) -> None:
         view = memoryview(data)
@@ -122,7 +127,8 @@ class RecordingWriter:
         if self._heard >= 0:
             os.close(self._heard)
             self._heard = -1
-            os.waitpid(self._pid, 0)
+            _, _, usage = os.wait4(self._pid, 0)
+            self.cpu_s = usage.ru_utime + usage.ru_stime
 
 
 # In the child
@@ -144,31 +150,37 @@ def run(path: str, force: bool, ring: Ring | None, user: tuple[int, int] | None,
 
 
 def write(path: str, force: bool, ring: Ring | None, fed: int, said: int) -> bytes:
-    """Write what comes over a pipe; return how large the file is, in digits."""
+    """Write what comes over a pipe; return how large the file is, in digits, and `LOG` where that is beside it.
+
+    Where no moment came, there is no file.
+    """
     make(path, force)
     try:
         database = sqlite3.connect(os.path.abspath(path), isolation_level=None)  # ":memory:" is a name as any other
         prepare(database)
     except (sqlite3.Error, OSError) as error:
-        for name in (path, *(path + suffix for suffix in BESIDE)):
-            with suppress(OSError):
-                os.unlink(name)
+        unmake(path)
         raise Error(f"{path}: {error}") from None
     os.write(said, OPENED)
+    nr_moments = 0
     try:
         with open(fed, "rb") as stream:
             for rows in frames(stream, path):
                 add(database, ring.based(rows) if ring else rows)
+                nr_moments += "moment" in rows
                 if ring:
                     ring.advance(database, rows)
-        finish(database, PATIENCE)
+        is_one_file = finish(database, PATIENCE)
     except sqlite3.Error as error:
         with suppress(sqlite3.Error):
             finish(database)
         raise Error(f"{path}: {error}; what was recorded before is in it") from None
     finally:
         database.close()
-    return str(os.stat(path).st_size).encode("ascii")
+    if not nr_moments:
+        unmake(path)
+        return b"0"
+    return str(os.stat(path).st_size).encode("ascii") + (b"" if is_one_file else b" " + LOG.encode("ascii"))
 
 
 def make(path: str, force: bool) -> None:
@@ -196,6 +208,13 @@ def make(path: str, force: bool) -> None:
         if error.errno == errno.EEXIST:
             raise BadInput(f"{error.filename} exists: give another name, or --force") from None
         raise BadInput(f"{path}: {error.strerror}") from None
+
+
+def unmake(path: str) -> None:
+    """Take the file away, and those beside it."""
+    for name in (path, *(path + suffix for suffix in BESIDE)):
+        with suppress(OSError):
+            os.unlink(name)
 
 
 def prepare(database: sqlite3.Connection) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from mematlas.timeline.recorder import RecordResult
     from mematlas.timeline.ring import Kept
+    from mematlas.timeline.writing import RecordingWriter
 
 OFTEN = 0.5
 
@@ -45,18 +46,28 @@ class Line:
         self.out.flush()
 
 
-def result_lines(result: RecordResult, path: str | None, size: int) -> Iterator[str]:
-    """Yield what was recorded, what that cost, and what to type next."""
+def result_lines(result: RecordResult, writer: RecordingWriter | None = None) -> Iterator[str]:
+    """Yield what was recorded, what that cost, also who has written it, and what to type next."""
     who = f"{result.nr_processes:,} process{'' if result.nr_processes == 1 else 'es'}"
-    part = f" ({100 * result.cost.cpu_s / result.watched_s:.1f} %)" if result.watched_s else ""
-    cost = f"looking took {format_seconds(result.cost.cpu_s)} of a processor{part}"
+    cpu_s = result.cost.cpu_s + (writer.cpu_s if writer else 0.0)
+    part = f" ({100 * cpu_s / result.watched_s:.1f} %)" if result.watched_s else ""
+    cost = f"recording took {format_seconds(cpu_s)} of a processor{part}"
     held = f", and held up the target for {format_seconds(result.cost.stall_s)} in all" if result.cost.stall_s else ""
     moments = f"{number_of(result.nr_moments, 'moment')} of {who} in {format_seconds(result.seconds)}"
+    if not result.nr_moments:
+        moments = f"nothing in {format_seconds(result.watched_s)}"
     yield f"recorded {moments}; {cost}{held}"
     kept = kept_text(result.kept)
-    if path:
-        size_text = format_size(size) + (f", {kept}" if kept else "")
+    if writer and not result.nr_moments:
+        yield f"no file: {kept}" if kept else "no file"
+    elif writer:
+        path = writer.path
+        size_text = format_size(writer.size) + (f", {kept}" if kept else "")
         yield f"{format_path(path)}: {size_text}; next: mematlas report {format_path(path)}"
+        if not writer.is_one_file:
+            from mematlas.timeline.writing import LOG
+
+            yield f"a part of it is in {format_path(path + LOG)}: somebody reads it; the next report puts that in"
     elif kept:
         yield kept
 

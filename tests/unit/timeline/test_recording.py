@@ -535,3 +535,67 @@ def test_another_s_recording_needs_his_leave(path: Path, as_nobody: Any) -> None
             return str(error)
 
     assert "needs leave to read it" in as_nobody(read).value
+
+
+@pytest.fixture
+def at_times(tmp_path: Path) -> Iterator[Recording]:
+    """A recording with moments at odd times."""
+    history, encoder = History(), Encoder()
+    for _ in range(4):
+        history.add(encoder, [seen(7, [])])
+    path = write(tmp_path / "x.mematlas", history.rows)
+    with sqlite3.connect(path) as database:
+        for number, elapsed in enumerate((0.0, 4.0, 5.04, 8.96), 1):
+            database.execute("UPDATE moment SET elapsed = ? WHERE id = ?", (elapsed, number))
+    database.close()
+    with Recording(str(path)) as recording:
+        yield recording
+
+
+@pytest.mark.parametrize(
+    ("seconds", "moment"),
+    [(0.0, 1), (3.95, 1), (4.0, 2), (4.99, 2), (5.0, 3), (5.03, 2), (5.04, 3), (8.95, 3), (8.96, 4), (9.0, 4)],
+)
+def test_a_time_in_tenths_is_that_of_a_look_as_it_is_shown_and_a_finer_one_is_meant_as_it_stands(
+    seconds: float, moment: int, at_times: Recording
+) -> None:
+    assert at_times.moment_at(seconds) == moment
+
+
+@pytest.mark.parametrize("seconds", [8.97, 9.1])
+def test_a_time_after_the_last_moment_is_outside(seconds: float, at_times: Recording) -> None:
+    with pytest.raises(TargetNotFound, match=f"{seconds} s is outside"):
+        at_times.moment_at(seconds)
+
+
+@pytest.mark.parametrize("column", ["minor_faults", "nr_pages"])
+def test_an_amount_that_is_always_known_is_not_taken_for_0(column: str, tmp_path: Path) -> None:
+    history = History()
+    history.add(Encoder(), [seen(7, [])])
+    path = write(tmp_path / "x.mematlas", history.rows)
+    with sqlite3.connect(path) as database:
+        database.execute(f"UPDATE usage SET {column} = NULL")
+    database.close()
+    with Recording(str(path)) as recording:
+        (process,) = recording.processes()
+        with pytest.raises(FormatError, match="how a process was read"):
+            recording.usage_at(process, 1)
+
+
+def test_a_file_that_somebody_reads_at_the_end_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "PATIENCE", 0.0)
+    path = tmp_path / "x.mematlas"
+    history = History()
+    history.add(Encoder(), [seen(7, [])])
+    with RecordingWriter(str(path), FACTS) as writer:
+        writer.add(history.rows[0])
+        reader = sqlite3.connect(path)
+        while not reader.execute("SELECT count(*) FROM moment").fetchone()[0]:
+            pass
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM moment").fetchall()
+        writer.close()
+    assert not writer.is_one_file
+    assert writer.size == path.stat().st_size
+    assert writer.cpu_s > 0
+    reader.close()

@@ -80,6 +80,13 @@ def test_looks_that_cost_too_much_become_rarer_and_it_is_said(clock: Clock) -> N
     assert "100 ms of a processor" in note.text
 
 
+def test_looks_that_take_long_are_not_said_to_have_cost_too_much(clock: Clock) -> None:
+    _, made = times_of(clock, 60.0, seconds=2.5)
+    (note,) = made.notes()
+    assert note.code == "slowed-down"
+    assert note.text == "looked every 3 s in place of 1 s: looking took that long, or the machine was asleep"
+
+
 def test_the_time_of_the_target_has_a_budget_too(clock: Clock) -> None:
     times, made = times_of(clock, 600.0, stall=0.1)
     assert len(times) * 0.1 <= 600 * 0.02 + 2 * 0.1 + ROUNDING
@@ -95,6 +102,23 @@ def test_the_cost_of_each_look_and_of_all_is_known(clock: Clock) -> None:
     costs = [snapshot.cost for snapshot in made]
     assert [(cost.cpu_s, cost.stall_s) for cost in costs] == [(0.25, 0.5)] * 2
     assert (made.cost.cpu_s, made.cost.stall_s) == (0.5, 1.0)
+
+
+def test_what_is_done_with_what_was_found_is_a_part_of_the_cost(clock: Clock) -> None:
+    def look() -> UsageResult:
+        clock.cpu += 0.001
+        return usage()
+
+    made = Sampler(look, 1.0, 600.0, budget=0.02, rest=clock.rest)
+    times, costs = [], []
+    for snapshot in made:
+        clock.cpu += 5.0 if made.nr_looks == 1 else 0.099
+        times.append(snapshot.elapsed)
+        costs.append(snapshot.cost.cpu_s)
+    assert {round(cost, 9) for cost in costs} == {0.001}
+    assert made.cost.cpu_s == pytest.approx(5.0 + 0.1 * (len(times) - 1) - 0.099 + 0.001)
+    assert times[:3] == [0, 1, 2]  # nor is what is done with the first held against it
+    assert len(times) * 0.1 <= 600 * 0.02 + 3 * 0.1
 
 
 def test_a_target_that_ends_is_an_error_behind_what_was_seen(clock: Clock) -> None:

@@ -124,12 +124,12 @@ def test_a_ring_holds_so_many_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_ring_holds_no_more_vmas_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_VMAS", 10)
+    monkeypatch.setattr(module, "MOST_HELD", 30)
     live = LiveTimeline(Scripted([]))
     for number in range(50):
         vmas = [vma_at(Random(number), where) for where in (1, 2, 3)]
         live._hold(Snapshot(0.0, float(number), Look((seen(7, vmas),), (), {}), Cost(0.0, 0.0)))
-        assert sum(nr for _, nr in live._moments) == live._nr_vmas <= 10
+        assert sum(nr for _, nr in live._moments) == live._nr_held <= 30
     assert live.times[-1] == 49.0
 
 

@@ -31,10 +31,10 @@ class Origin:
     mode: PagingMode
     half: str
     """``user`` or ``kernel``."""
-    pgd: int
-    """The physical address of the top table."""
+    pgd: int | None
+    """The physical address of the top table; None in a recording, which does not have it."""
     memory_end: int
-    """Where memory ends."""
+    """Where memory ends; 0 in a recording."""
 
 
 @record

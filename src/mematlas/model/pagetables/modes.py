@@ -304,6 +304,15 @@ def mode_of(memory: KernelMemory) -> PagingMode:
     )
 
 
+def mode_named(name: str) -> PagingMode | None:
+    """Return the mode of a name, of those that `mode_of` can return, as it is without what differs by machine.
+
+    >>> len(mode_named("x86-64, 5 levels").levels), mode_named("x86-64, 6 levels")
+    (5, None)
+    """
+    return next((mode for mode in map(x86_64, (4, 5)) if mode.name == name), None)
+
+
 def has_saved_dirty(memory: KernelMemory) -> bool:
     """Whether this kernel moves the dirty bit of what loses its right to write: tried, on a page of our own."""
     import os

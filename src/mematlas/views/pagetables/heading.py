@@ -38,7 +38,7 @@ def walk_target(who: dict[str, Any], reading: WalkReading | None) -> dict[str, A
         **who,
         "reader": origin.reader,
         "paging": origin.mode.name,
-        "pgd": f"{origin.pgd:#x}",
+        "pgd": None if origin.pgd is None else f"{origin.pgd:#x}",
         "duration_s": round(reading.duration_s, 6),
         "torn": reading.torn,
     }
@@ -51,10 +51,11 @@ def folded(line: str, width: int) -> list[str]:
 
 def heading(target: dict[str, Any], halves: Iterable[str], width: int = 0) -> list[str]:
     """Return the line above a result, as several where the screen is narrower."""
-    name, took = format_path(target["name"]), format_seconds(target["duration_s"])
-    half = " and ".join(halves)
-    line = f"{name}, PID {target['pid']}: {target['paging']}, {half} half, top table at {target['pgd']}"
-    line += f", read with {target['reader']} in {took}"
+    name, half = format_path(target["name"]), " and ".join(halves)
+    line = f"{name}, PID {target['pid']}: {target['paging']}, {half} half"
+    line += f", top table at {target['pgd']}" if target["pgd"] else ""
+    line += f", read with {target['reader']}"
+    line += f" in {format_seconds(target['duration_s'])}" if target["duration_s"] else ""
     line += ", torn: what kept changing is left out" if target["torn"] else ""
     if not width:
         return [line]
