@@ -175,7 +175,7 @@ def of_many(directory: str) -> None:
 def of_looks(size: int) -> None:
     """What the looks of ``usage -i`` take after the first, beside a fresh ``usage``: of a tiny process, and a large."""
     for size_of_it in (MIB, size):
-        with running(CHANGING.replace("while True:", "while time.sleep(1000) or True:"), size_of_it) as target:
+        with running(CHANGING.replace("while True:", "while time.sleep(1000) or True:"), size_of_it, WAYS[0]) as target:
             assert target.stdout
             target.stdout.readline()
             fresh = min(cpu_of("usage", target.pid)[0] for _ in range(ROUNDS))

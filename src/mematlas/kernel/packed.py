@@ -44,6 +44,8 @@ MAX_CHUNKS = 1 << 16
 """4 GiB of words: those of 2 TiB of 4 KiB pages."""
 MAX_EXTENTS = 1 << 22
 HELD_CHUNKS = 1 << 10
+WELL, QUICKLY = 6, 1
+"""How hard zlib tries with what is kept, and with what is gone soon."""
 
 
 class PackedFile:
@@ -180,8 +182,10 @@ class PackedFile:
             self.fd = -1
 
 
-def write_packed(file: BinaryIO, parts: Iterable[tuple[int, bytes]]) -> None:
+def write_packed(file: BinaryIO, parts: Iterable[tuple[int, bytes]], level: int = WELL) -> None:
     """Write ``parts`` (byte offset, bytes), ascending, as a packed file; parts that touch become one extent.
+
+    ``level`` says how hard zlib tries.
 
     The data goes through to the disk as it comes: memory holds the tables alone, 16 bytes an extent.
 
@@ -195,7 +199,7 @@ def write_packed(file: BinaryIO, parts: Iterable[tuple[int, bytes]]) -> None:
     waiting = bytearray()
 
     def pack(size: int) -> None:
-        packed = zlib.compress(bytes(waiting[:size]), 6)
+        packed = zlib.compress(bytes(waiting[:size]), level)
         del waiting[:size]
         sizes.append(len(packed))
         file.write(packed)

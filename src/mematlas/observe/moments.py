@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import BinaryIO
 
-    from mematlas.arrays import Words
+    from mematlas.arrays import Bytes, Words
     from mematlas.kernel.maps import Vma
     from mematlas.kernel.pagemap import Block
     from mematlas.model.pages import PageReader
@@ -41,6 +41,13 @@ UPPERMOST = 7 if sys.byteorder == "little" else 0
 """The byte of a word that has the state of a page."""
 WORDS = ("pagemap", *FRAME_FILES)
 """Files of words, of which most stay as they are."""
+
+
+def with_states(entries: Words, states: Bytes) -> Words:
+    """Return entries with the states of their pages in the place of their uppermost bytes, as a capture has them."""
+    words = entries.copy()
+    words.view(np.uint8)[UPPERMOST::WORD_SIZE] = states
+    return words
 
 
 class Held(HeldDirectory):
@@ -107,8 +114,7 @@ class MomentRecorder(Recorder):
     def _parts_of(self, block: Block, states: bytes) -> Iterator[tuple[int, bytes]]:
         """Yield all entries of a block: which of them hold something is for who takes them."""
         held = np.frombuffer(states, np.uint8)
-        words = np.frombuffer(block.raw, np.uint64).copy()
-        words.view(np.uint8)[UPPERMOST::WORD_SIZE] = held
+        words = with_states(np.frombuffer(block.raw, np.uint64), held)
         if not held.all():
             words[held == 0] = 0
         yield block.address // self.process.page_size * WORD_SIZE, words.tobytes()

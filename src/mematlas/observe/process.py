@@ -191,11 +191,13 @@ class Process:
             counters=read_counters(self.dir, status, len(result.vmas)),
         )
 
-    def sums(self, max_stall: float = MAX_STALL) -> UsageResult:
+    def sums(self, max_stall: float = MAX_STALL, stat: bytes | None = None) -> UsageResult:
         """Return how much memory the process uses, by the kernel's own sums where it need not be held up for longer.
 
         That is cheaper than `usage`, and for many processes the thing to ask. Zero pages and the number of VMAs are
-        None then, and so is what is of files and what is shared memory where the kernel's counters lag behind.
+        None then, and so is what is of files and what is shared memory where the kernel's counters lag behind. Who
+        looks again and again, and gives what is in the file ``stat`` each time, has a process that does nothing
+        counted only each eighth time; a note, ``counts-in-turn``, says so.
 
         >>> import os
         >>> with Process(os.getpid()) as process:
@@ -207,7 +209,7 @@ class Process:
 
         if self._sums is None:
             self._sums = SumsReader()
-        return self._sums.read(self.sources, max_stall) or self.usage(max_stall=max_stall)
+        return self._sums.read(self.sources, max_stall, stat) or self.usage(max_stall=max_stall)
 
     def _try_distinct(self, source: Source, max_stall: float, reading: Reading) -> tuple[int | None, Reading]:
         """Return the distinct amount, and the reading of the others with what there is to say about it."""

@@ -17,6 +17,7 @@ from mematlas.kernel.procfs import Hold
 from mematlas.kernel.smaps_rollup import RollupReader
 from mematlas.kernel.status import amount_of, has_memory, line_of, parse_memory_counters, read_of
 from mematlas.model.stalls import hold_by_counters
+from mematlas.notes import Note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
 
 SUMS = "smaps_rollup"
 """The source of a reading."""
+MOST_OLD = 8
+"""Looks after which at the latest the sums of a process that does nothing are read again."""
+IN_TURN = Note(
+    "counts-in-turn",
+    "how often pages of a process that has done nothing are mapped by others may be as of up to"
+    f" {MOST_OLD} looks before, and with it PSS and USS: many processes are watched",
+)
 
 
 class SumsReader:
@@ -34,9 +42,15 @@ class SumsReader:
     def __init__(self) -> None:
         self._rollups = RollupReader()
         self._last: tuple[bytes, dict[str, int], UsageResult] | None = None
+        self._stat: bytes | None = None
+        self._age = 0
+        """Looks since the sums were read."""
 
-    def read(self, sources: Sources, max_stall: float) -> UsageResult | None:
+    def read(self, sources: Sources, max_stall: float, stat: bytes | None = None) -> UsageResult | None:
         """Return what the kernel's sums say of a process; None where that could hold it up for longer.
+
+        With its ``stat``, the sums of a process that has done nothing since the look before are read in turn: see
+        `IN_TURN`.
 
         Raises:
             ProcessGone: it has ended, or is just ending.
@@ -48,6 +62,13 @@ class SumsReader:
             sources.raise_gone()
         last = self._last
         is_new = last is None or status != last[0]
+        did_nothing = not is_new and stat is not None and stat == self._stat
+        self._stat = stat
+        self._age += 1
+        if last and did_nothing and self._age < MOST_OLD:
+            return replace(last[2], reading=sources.reading(SUMS, began, torn=False, notes=(IN_TURN,)))
+        # Those that were seen first together have their turns one after the other.
+        self._age = sources.dir.pid % MOST_OLD if last is None else 0
         if is_new:
             counters = parse_memory_counters(status)
             sizes = counters.rss or 0, counters.swap or 0, counters.tables or 0

@@ -14,7 +14,8 @@ from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.pagemap import FILE, GUARD, MARK_A, MARK_B, PM_PFRAME, PRESENT, SWAP, Block
 from mematlas.model.machine import machine_of
 from mematlas.notes import Note, Notes
-from mematlas.timeline.words import Sparse, empty, found_in
+from mematlas.observe.moments import with_states
+from mematlas.timeline.words import Sparse, empty, side_by_side
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,10 +64,13 @@ def states_of(process: Process) -> Sparse:
             states = np.frombuffer(piece.states, np.uint8)
             # Which pages huge entries map is known of captures alone.
             states = np.where(states & PRESENT, states & ~np.uint8(MARK_B), states)
-            there = np.flatnonzero(states)
-            indexes.append(there.astype(np.uint64) + np.uint64(piece.address // size))
-            below = entries[there] & np.uint64((1 << 56) - 1)
-            words.append(below | states[there].astype(np.uint64) << TOP)
+            first = piece.address // size
+            numbers = np.arange(first, first + len(states), dtype=np.uint64)
+            if not states.all():
+                there = states != 0
+                numbers, entries, states = numbers[there], entries[there], states[there]
+            indexes.append(numbers)
+            words.append(with_states(entries, states))
     return Sparse(np.concatenate(indexes), np.concatenate(words)) if indexes else empty()
 
 
@@ -126,7 +130,7 @@ def page_changes(
     stayed = all(
         [(item.start, item.end) for item in pair[0]] == [(item.start, item.end) for item in pair[1]] for pair in pairs
     )
-    indexes, one, other = aligned(before.pages, after.pages, only_different=stayed)
+    indexes, one, other = side_by_side(before.pages, after.pages, only_different=stayed)
     was_in, is_in = (owner_of(indexes, pairs, side, after.page_size) for side in (0, 1))
     nr = len(pairs)
     has_frames = frames_known(before.pages) and frames_known(after.pages)
@@ -147,24 +151,6 @@ def page_changes(
         )
         for index in range(nr)
     ]
-
-
-def aligned(one: Sparse, other: Sparse, only_different: bool) -> tuple[Words, Words, Words]:
-    """Return pages, all or those that differ, and the words of both; those that there is nothing of are 0."""
-    if np.array_equal(one.indexes, other.indexes):
-        indexes, first, second = one.indexes, one.words, other.words
-    else:
-        is_there, place = found_in(other.indexes, one.indexes)
-        was = np.zeros(len(other), np.uint64)
-        was[is_there] = one.words[place[is_there]]
-        gone = ~found_in(one.indexes, other.indexes)[0]
-        indexes = np.concatenate((other.indexes, one.indexes[gone]))
-        first = np.concatenate((was, one.words[gone]))
-        second = np.concatenate((other.words, np.zeros(int(gone.sum()), np.uint64)))
-    if not only_different:
-        return indexes, first, second
-    differ = first != second
-    return indexes[differ], first[differ], second[differ]
 
 
 def owner_of(

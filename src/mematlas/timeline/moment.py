@@ -13,7 +13,7 @@ from mematlas.analysis.usage import Usage, total
 from mematlas.errors import FormatError, NotSupported
 from mematlas.frozen import fields_of
 from mematlas.kernel.machine import FILE_KINDS
-from mematlas.kernel.packed import write_packed
+from mematlas.kernel.packed import QUICKLY, write_packed
 from mematlas.kernel.procfs import MACHINE
 from mematlas.kernel.threads import SAVED
 from mematlas.observe.captures import FRAME_FILES
@@ -212,7 +212,7 @@ def recorded_files(recording: Recording, process: RecordedProcess, moment: int, 
 def packed(words: Sparse) -> bytes:
     """Return a file of words as a capture has it."""
     file = io.BytesIO()
-    write_packed(file, parts_of(words))
+    write_packed(file, parts_of(words), QUICKLY)
     return file.getvalue()
 
 

@@ -49,7 +49,7 @@ from mematlas.timeline.schema import (
     unsigned,
 )
 from mematlas.timeline.watch import HELD, TABLES
-from mematlas.timeline.words import changed, empty, unpack
+from mematlas.timeline.words import changed, empty, together, unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -504,16 +504,18 @@ class Recording:
             moment,
             MOST_DELTAS + 2,
         )
-        words, before = empty(), None
+        whole, delta, before = empty(), empty(), None
         for at, base in steps:
             if base != before or len(steps) > MOST_DELTAS + 1:
                 raise FormatError(self.path, expected="changes one after the other")
             try:
-                words = changed(words, unpack(self._data(process.number, name, at)))
+                found = unpack(self._data(process.number, name, at))
             except FormatError as error:
                 raise FormatError(self.path, place=f"{name}, moment {at}", expected=error.expected) from None
+            # All of it is gone through once: what has changed is little, and put together first.
+            whole, delta = (found, delta) if before is None else (whole, together(delta, found))
             before = at
-        return words
+        return changed(whole, delta)
 
     def _data(self, number: int, name: str, moment: int) -> bytes:
         """Return what was recorded of a file, of the process of a number, at a moment."""

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 REDACTED = "redacted"
 MOST_REGIONS = 128
 """GiB of addresses of which the page tables are kept, of all processes together: they may take 0.7 GiB of memory."""
+MANY_PROCESSES = 32
+"""From which on those that do nothing have their pages counted in turn."""
 MANY_PAGES = 1 << 16
 """Of a process from which on its pages are followed, though its amounts are counted by smaps: of huge pages that is
 quick, where pagemap has each of their small ones."""
@@ -376,7 +378,7 @@ class Watch:
         one.layout = layout
         recorder = self._recorder(process)
         process.sources.taker = recorder
-        usage, vmas = self._amounts(process)
+        usage, vmas = self._amounts(process, data)
         files = None
         if recorder and vmas is not None:
             followed = self._followed(one, vmas)
@@ -398,11 +400,13 @@ class Watch:
         )
         return redacted(seen, self.redactor) if self.redactor else seen
 
-    def _amounts(self, process: Process) -> tuple[UsageResult, list[VmaUsage] | None]:
+    def _amounts(self, process: Process, stat: bytes) -> tuple[UsageResult, list[VmaUsage] | None]:
         """Return the amounts of a process, and those of its VMAs where they are watched."""
         if "vmas" not in self.what:
-            is_any = self.source == "auto"
-            return process.sums(self.max_stall) if is_any else process.usage(self.source, self.max_stall), None
+            if self.source != "auto":
+                return process.usage(self.source, self.max_stall), None
+            are_many = len(self._watched) > MANY_PROCESSES
+            return process.sums(self.max_stall, stat if are_many else None), None
         result = process.maps(self.source, self.max_stall, first_pages=False)
         return process.sum_of(result), result.vmas
 

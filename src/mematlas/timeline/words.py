@@ -161,17 +161,39 @@ def rewritten(before: Sparse, now: Sparse) -> Sparse:
 
 def moved(before: Sparse, now: Sparse) -> Sparse:
     """Return what `changes` does, of files that have words anywhere."""
+    pages, _, new = side_by_side(before, now, only_different=True)
+    return Sparse(pages, new)
+
+
+def side_by_side(before: Sparse, now: Sparse, only_different: bool) -> tuple[Words, Words, Words]:
+    """Return all places at which one of two files has a word, or those that differ, ascending, and the words of each
+    there; 0 is none.
+
+    >>> one, other = (Sparse(*np.array(both, np.uint64)) for both in ([[1, 2], [7, 8]], [[2, 3], [8, 9]]))
+    >>> [array.tolist() for array in side_by_side(one, other, only_different=False)]
+    [[1, 2, 3], [7, 8, 0], [0, 8, 9]]
+    """
+    if np.array_equal(before.indexes, now.indexes):
+        return chosen(now.indexes, before.words, now.words, only_different)
     rows, firsts = zip(*(rows_of(file.indexes) for file in (before, now)), strict=True)
     every = np.unique(np.concatenate([row[first] for row, first in zip(rows, firsts, strict=True)]))
     if len(every) << ROW_BITS > MOST_ROOM * (len(before) + len(now)):
-        return moved_far(before, now)
-    # Where they lie close together they are put side by side, holes and all.
+        return chosen(*far_apart(before, now), only_different)
+    # Where they lie close together they are put into rows, holes and all.
     was, new = np.zeros((2, len(every) << ROW_BITS), np.uint64)
     for side, file, row, first in zip((was, new), (before, now), rows, firsts, strict=True):
         which = np.searchsorted(every, row[first])[np.cumsum(first) - 1]
         side[(which << ROW_BITS) + (file.indexes & LOW).astype(np.intp)] = file.words
-    at = np.flatnonzero(was != new)
-    return Sparse((every[at >> ROW_BITS] << np.uint64(ROW_BITS)) + (at & int(LOW)).astype(np.uint64), new[at])
+    at = np.flatnonzero(was != new if only_different else was | new)
+    return (every[at >> ROW_BITS] << np.uint64(ROW_BITS)) + (at & int(LOW)).astype(np.uint64), was[at], new[at]
+
+
+def chosen(indexes: Words, was: Words, new: Words, only_different: bool) -> tuple[Words, Words, Words]:
+    """Return all places with their words, or those that differ."""
+    if not only_different:
+        return indexes, was, new
+    differ = was != new
+    return indexes[differ], was[differ], new[differ]
 
 
 def rows_of(indexes: Words) -> tuple[Words, NDArray[np.bool_]]:
@@ -182,20 +204,35 @@ def rows_of(indexes: Words) -> tuple[Words, NDArray[np.bool_]]:
     return rows, firsts
 
 
-def moved_far(before: Sparse, now: Sparse) -> Sparse:
+def far_apart(before: Sparse, now: Sparse) -> tuple[Words, Words, Words]:
     """Return the same of files whose words lie far apart."""
-    is_there, place = found_in(now.indexes, before.indexes)
-    is_same = is_there.copy()
-    is_same[is_there] = before.words[place[is_there]] == now.words[is_there]
-    gone = before.indexes[~found_in(before.indexes, now.indexes)[0]]
-    indexes = np.concatenate((now.indexes[~is_same], gone))
-    words = np.concatenate((now.words[~is_same], np.zeros(len(gone), np.uint64)))
-    order = np.argsort(indexes, kind="stable")
-    return Sparse(indexes[order], words[order])
+    every = np.union1d(before.indexes, now.indexes)
+    was, new = np.zeros((2, len(every)), np.uint64)
+    was[np.searchsorted(every, before.indexes)] = before.words
+    new[np.searchsorted(every, now.indexes)] = now.words
+    return every, was, new
 
 
 def changed(before: Sparse, delta: Sparse) -> Sparse:
     """Return a file after what `changes` has returned."""
+    indexes, words = put_over(before, delta)
+    kept = words != 0
+    return Sparse(indexes, words) if kept.all() else Sparse(indexes[kept], words[kept])
+
+
+def together(first: Sparse, second: Sparse) -> Sparse:
+    """Return what has changed by one change and another after it.
+
+    >>> one, other = (Sparse(*np.array(both, np.uint64)) for both in ([[1, 2], [7, 0]], [[2, 3], [8, 0]]))
+    >>> both = together(one, other)
+    >>> both.indexes.tolist(), both.words.tolist()
+    ([1, 2, 3], [7, 8, 0])
+    """
+    return Sparse(*put_over(first, second))
+
+
+def put_over(before: Sparse, delta: Sparse) -> tuple[Words, Words]:
+    """Return words with others in their place, and those that are in no place yet."""
     is_there, place = found_in(delta.indexes, before.indexes)
     words = before.words.copy()
     words[place[is_there]] = delta.words[is_there]
@@ -205,8 +242,7 @@ def changed(before: Sparse, delta: Sparse) -> Sparse:
         words = np.concatenate((words, delta.words[~is_there]))
         order = np.argsort(indexes, kind="stable")
         indexes, words = indexes[order], words[order]
-    kept = words != 0
-    return Sparse(indexes, words) if kept.all() else Sparse(indexes[kept], words[kept])
+    return indexes, words
 
 
 def found_in(wanted: Words, indexes: Words) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:

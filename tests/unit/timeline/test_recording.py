@@ -205,10 +205,19 @@ def test_a_link_is_not_followed_even_with_force(tmp_path: Path) -> None:
 
 def test_with_force_a_file_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "x.mematlas").write_bytes(b"mine")
-    with RecordingWriter(str(tmp_path / "x.mematlas"), FACTS, force=True):
-        pass
+    history = History()
+    history.add(Encoder(), [seen(7, [])])
+    with RecordingWriter(str(tmp_path / "x.mematlas"), FACTS, force=True) as writer:
+        writer.add(history.rows[0])
     with Recording(str(tmp_path / "x.mematlas")) as recording:
-        assert recording.nr_moments == 0
+        assert recording.nr_moments == 1
+
+
+def test_without_a_moment_there_is_no_file(tmp_path: Path) -> None:
+    with RecordingWriter(str(tmp_path / "x.mematlas"), FACTS) as writer:
+        pass
+    assert writer.size == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_where_nothing_can_be_made_it_is_said(tmp_path: Path) -> None:
