@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import chain
 
 from mematlas.cli.command import Command
 from mematlas.errors import BadInput, FormatError, TargetNotFound
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from mematlas.cli.session import Session
 
 STDIN = "-"
+CUT_SHORT = "one moment at the least: it was cut short"
 
 
 def add_arguments(arguments: Arguments) -> None:
@@ -61,13 +63,14 @@ def convert(stream: BinaryIO, name: str, path: str, force: bool) -> tuple[int, i
         raise FormatError(name, expected="what a recording says of itself, first of all")
     following = next(moments, None)
     if following is None:
-        raise FormatError(name, expected="one moment at the least: it was cut short")
-    nr_moments = 1
+        raise FormatError(name, expected=CUT_SHORT)
+    nr_moments = 0
     with RecordingWriter(path, dict(first["recording"]), force) as writer:
-        writer.add(following)
-        for rows in moments:
+        for rows in chain((following,), moments):
             writer.add(rows)
-            nr_moments += 1
+            nr_moments += "moment" in rows
+    if not nr_moments:
+        raise FormatError(name, expected=CUT_SHORT)
     return nr_moments, writer.size
 
 

@@ -15,7 +15,7 @@ from mematlas.timeline.check import why_unknown
 from mematlas.timeline.encoding import Encoder
 from mematlas.timeline.ring import Kept
 from mematlas.timeline.sampler import BUDGET, Cost, Sampler
-from mematlas.timeline.stream import MAGIC, frame_of
+from mematlas.timeline.stream import MAGIC, frames_of
 from mematlas.timeline.watch import HELD, REDACTED, WHAT, Happening
 from mematlas.version import __version__
 
@@ -65,7 +65,8 @@ class Stream:
 
     def add(self, rows: Rows) -> None:
         """Write a moment: all of it at once."""
-        self.file.write(frame_of(rows))
+        for frame in frames_of(rows):
+            self.file.write(frame)
         self.file.flush()
 
 

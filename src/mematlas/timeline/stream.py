@@ -5,9 +5,9 @@
     magic   17 bytes   b"mematlas-stream\\n" and the version, 1
     frames             each a size (u32, little-endian) and so many bytes of JSON: {"TABLE": [[VALUE, ...], ...], ...}
 
-A frame is a moment: the rows that it adds to the tables of `mematlas.timeline.schema`, each in the order of its
-columns, bytes as base64. The first has the table ``recording`` alone. A stream that ends in the middle of a frame is
-whole up to that.
+A moment is a frame: the rows that it adds to the tables of `mematlas.timeline.schema`, each in the order of its
+columns, bytes as base64. A large one is several, of which the last has its row of ``moment``. The first frame has the
+table ``recording`` alone. A stream that ends in the middle of a moment is whole up to that.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 MAGIC = b"mematlas-stream\n" + bytes((VERSION,))
 SIZE = 4
 MOST_FRAME = 64 << 20
-"""Bytes of one: some hundred thousand VMAs that are new take less. JSON takes many times that in memory."""
+"""Bytes of one. JSON takes many times that in memory."""
+LARGE = 16 << 20
+"""Bytes from which on a moment is several."""
 
 
 def frame_of(rows: Rows) -> bytes:
@@ -39,6 +41,36 @@ def frame_of(rows: Rows) -> bytes:
     """
     data = json.dumps(rows, separators=(",", ":"), allow_nan=False, default=as_base64).encode("ascii") + b"\n"
     return len(data).to_bytes(SIZE, "little") + data
+
+
+def frames_of(rows: Rows) -> Iterator[bytes]:
+    """Yield a moment as frames.
+
+    >>> rows = {"moment": [(1, 0.0, 0.0, 0.0, 0.0)], "vma_end": [(7, 3), (8, 3)]}
+    >>> list(frames_of(rows)) == [frame_of(rows)]
+    True
+    """
+    frame = frame_of(rows)
+    if len(frame) <= LARGE or sum(map(len, rows.values())) < 2:
+        yield frame
+        return
+    del frame
+    for half in halves(rows):
+        yield from frames_of(half)
+
+
+def halves(rows: Rows) -> tuple[Rows, Rows]:
+    """Return the rows of a moment in two parts, with what says that it is one in the second."""
+    every = [(table, row) for table in sorted(rows, key="moment".__eq__) for row in rows[table]]
+    parts: tuple[Rows, Rows] = ({}, {})
+    for number, (table, row) in enumerate(every):
+        parts[number >= len(every) // 2].setdefault(table, []).append(row)
+    return parts
+
+
+def is_moment(rows: Rows) -> bool:
+    """Whether these rows are the last of a moment, or what a recording says of itself."""
+    return "moment" in rows or "recording" in rows
 
 
 def as_base64(value: object) -> str:

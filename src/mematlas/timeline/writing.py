@@ -18,7 +18,7 @@ from mematlas.errors import BadInput, Error
 from mematlas.kernel.descriptors import close_all_but
 from mematlas.kernel.rights import become, invoking_user
 from mematlas.timeline.schema import APPLICATION_ID, TABLES, VERSION, insertion, statements
-from mematlas.timeline.stream import MAGIC, frame_of, frames
+from mematlas.timeline.stream import MAGIC, frames, frames_of, is_moment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ class RecordingWriter:
 
     def add(self, rows: Rows) -> None:
         """Add a moment."""
-        self._send(frame_of(rows))
+        for frame in frames_of(rows):
+            self._send(frame)
 
     def close(self) -> None:
         """Have all of it written, and one file made of it.
@@ -168,8 +169,10 @@ def write(path: str, force: bool, ring: Ring | None, fed: int, said: int) -> byt
             for rows in frames(stream, path):
                 add(database, ring.based(rows) if ring else rows)
                 nr_moments += "moment" in rows
-                if ring:
+                if ring and is_moment(rows):
                     ring.advance(database, rows)
+        if database.in_transaction:
+            database.rollback()  # the last moment was not there as a whole
         is_one_file = finish(database, PATIENCE)
     except sqlite3.Error as error:
         with suppress(sqlite3.Error):
@@ -233,12 +236,18 @@ def prepare(database: sqlite3.Connection) -> None:
 
 
 def add(database: sqlite3.Connection, rows: Rows) -> None:
-    """Add a moment as one transaction."""
-    with database:
-        database.execute("BEGIN")
+    """Add a moment, or a part of it, as one transaction."""
+    try:
+        if not database.in_transaction:
+            database.execute("BEGIN")
         for table in TABLES:
             if table in rows:
                 database.executemany(insertion(table), rows[table])
+        if is_moment(rows):
+            database.commit()
+    except BaseException:
+        database.rollback()
+        raise
 
 
 def finish(database: sqlite3.Connection, patience: float = 0.0) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import zlib
@@ -19,14 +20,14 @@ from mematlas.errors import BadInput, Error, FormatError, PermissionDenied, Targ
 from mematlas.frozen import as_dict, replace
 from mematlas.notes import Note
 from mematlas.timeline import recording as module
-from mematlas.timeline import writing
+from mematlas.timeline import stream, writing
 from mematlas.timeline.encoding import MOST_DELTAS, Encoder
 from mematlas.timeline.recorded_rows import some_of
 from mematlas.timeline.recording import Recording
 from mematlas.timeline.recording_files import RecordingFiles
 from mematlas.timeline.sampler import Cost
-from mematlas.timeline.schema import fits, signed, statements, unsigned
-from mematlas.timeline.stream import MAGIC, frame_of, frames, parse_frame
+from mematlas.timeline.schema import TABLES, fits, signed, statements, unsigned
+from mematlas.timeline.stream import MAGIC, frame_of, frames, frames_of, parse_frame
 from mematlas.timeline.watch import EXEC, EXIT, Files, Happening
 from mematlas.timeline.words import Followed, Sparse, changes
 from mematlas.timeline.writing import LOG, RecordingWriter
@@ -283,6 +284,36 @@ def test_a_stream_has_what_a_file_has(tmp_path: Path) -> None:
         assert [
             {table: list(map(tuple, rows)) for table, rows in moment.items()} for moment in frames(file, "stream")
         ] == history.rows
+
+
+def contents(path: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """Return all rows of a recording, by table."""
+    tables = TABLES.keys() - {"recording"}
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        return {table: sorted(database.execute(f"SELECT * FROM {table}"), key=repr) for table in tables}
+
+
+def test_a_moment_of_several_frames_is_the_same_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = random_history(Random(7))
+    whole = contents(write(tmp_path / "whole", history.rows))
+    monkeypatch.setattr(stream, "LARGE", 100)
+    assert all(len(list(frames_of(rows))) > 1 for rows in history.rows)
+    with RecordingWriter(str(tmp_path / "parts"), FACTS) as writer:
+        for rows in history.rows:
+            writer.add(rows)
+    assert contents(tmp_path / "parts") == whole
+
+
+def test_a_moment_of_which_frames_are_missing_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = random_history(Random(7))
+    before = contents(write(tmp_path / "before", history.rows[:-1]))
+    monkeypatch.setattr(stream, "LARGE", 100)
+    with RecordingWriter(str(tmp_path / "parts"), FACTS) as writer:
+        for rows in history.rows[:-1]:
+            writer.add(rows)
+        for frame in list(frames_of(history.rows[-1]))[:-1]:
+            writer._send(frame)
+    assert contents(tmp_path / "parts") == before
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40])
