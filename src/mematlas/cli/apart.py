@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mematlas.cli.arguments import Namespace
     from mematlas.cli.session import Session
 
-AS_IT_IS = frozenset(("doctor", "capture", "record", "report", "demo", "lab", "workload"))
+AS_IT_IS = frozenset(("doctor", "capture", "record", "convert", "report", "demo", "lab", "workload"))
 """Commands that try rights out, write files, or run programs of their own."""
 OF_ONE = frozenset(("maps", "pages", "translate", "hist", "map", "tables"))
 """Commands that look at one process and at no other."""

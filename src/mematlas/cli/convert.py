@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import os
 import sys
-from itertools import chain
 
 from mematlas.cli.command import Command
 from mematlas.errors import BadInput, FormatError, TargetNotFound
+from mematlas.kernel.confine import leave_rights
+from mematlas.kernel.rights import has_rights
 from mematlas.views.format import format_path, format_size, number_of
 
 TYPE_CHECKING = False
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from mematlas.cli.session import Session
 
 STDIN = "-"
-CUT_SHORT = "one moment at the least: it was cut short"
 
 
 def add_arguments(arguments: Arguments) -> None:
@@ -35,7 +35,7 @@ def run(args: Namespace, session: Session) -> int:
     if source == STDIN and sys.stdin.isatty():
         raise BadInput("a terminal is no stream: pipe one in, or give a file")
     with sys.stdin.buffer if source == STDIN else open_stream(source) as stream:
-        nr_moments, size = convert(stream, source, path, args.force)
+        nr_moments, size = convert(stream, source, path, args.force, session)
     where = format_path(path)
     moments = number_of(nr_moments, "moment")
     session.write_lines([f"{where}: {moments}, {format_size(size)}; next: mematlas report {where}"])
@@ -52,25 +52,23 @@ def open_stream(path: str) -> BinaryIO:
         raise BadInput(f"{path}: {error.strerror}") from None
 
 
-def convert(stream: BinaryIO, name: str, path: str, force: bool) -> tuple[int, int]:
-    """Make a recording of a stream; return how many moments it has, and how large it is."""
+def convert(stream: BinaryIO, name: str, path: str, force: bool, session: Session) -> tuple[int, int]:
+    """Make a recording of a stream, which may be anybody's; return how many moments it has, and how large it is."""
     from mematlas.timeline.stream import frames
     from mematlas.timeline.writing import RecordingWriter
 
-    moments = frames(stream, name)
-    first = next(moments, None)
-    if first is None or first.keys() != {"recording"}:
-        raise FormatError(name, expected="what a recording says of itself, first of all")
-    following = next(moments, None)
-    if following is None:
-        raise FormatError(name, expected=CUT_SHORT)
     nr_moments = 0
-    with RecordingWriter(path, dict(first["recording"]), force) as writer:
-        for rows in chain((following,), moments):
+    with RecordingWriter(path, None, force) as writer:
+        if has_rights():
+            session.procfs.close()
+            leave_rights({stream.fileno(), *writer.fds})
+        for number, rows in enumerate(frames(stream, name)):
+            if (number == 0) != ("recording" in rows):
+                raise FormatError(name, expected="what a recording says of itself, first of all")
             writer.add(rows)
             nr_moments += "moment" in rows
     if not nr_moments:
-        raise FormatError(name, expected=CUT_SHORT)
+        raise FormatError(name, expected="one moment at the least: it was cut short")
     return nr_moments, writer.size
 
 

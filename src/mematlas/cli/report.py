@@ -19,7 +19,7 @@ from mematlas.cli.output import PICTURES, add_file, file_form, new_file, plotter
 from mematlas.cli.signals import Interrupts
 from mematlas.errors import BadInput, LibraryMissing, NotHeld, TargetNotFound, did_you_mean
 from mematlas.kernel.confine import leave_rights
-from mematlas.kernel.rights import effective_capabilities
+from mematlas.kernel.rights import has_rights
 from mematlas.views.format import format_path, format_size
 
 TYPE_CHECKING = False
@@ -152,13 +152,13 @@ def opened(files: RecordingFiles, kept: set[int], session: Session) -> Recording
     """Open a recording, with no rights at all and little else open: it may be anybody's."""
     from mematlas.timeline.recording import Recording
 
-    has_rights = os.geteuid() == 0 or bool(effective_capabilities())
-    if has_rights:
+    is_private = has_rights()
+    if is_private:
         session.procfs.close()
         if not files.database:
             files.connect_now()
         leave_rights(files.fds | kept)
-    recording = Recording(files, is_private=has_rights)
+    recording = Recording(files, is_private=is_private)
     session.recorded = recording.machine
     return recording
 

@@ -72,6 +72,11 @@ TABLES_NEED = ("CAP_BPF", "CAP_PERFMON")
 """The least that opens page tables; CAP_SYS_ADMIN is in place of each (include/linux/capability.h, bpf_capable())."""
 
 
+def has_rights() -> bool:
+    """Whether we are root, or have any capability."""
+    return os.geteuid() == 0 or bool(effective_capabilities())
+
+
 def may_read_kernel() -> bool:
     """Whether trying to read page tables makes sense: without these rights no way to them opens."""
     held = effective_capabilities()

@@ -16,7 +16,7 @@ from mematlas.errors import BadInput, Error, FormatError, NotSupported, Permissi
 from mematlas.frozen import Record, record
 from mematlas.kernel.confine import leave_rights
 from mematlas.kernel.procfs import is_number
-from mematlas.kernel.rights import effective_capabilities
+from mematlas.kernel.rights import has_rights
 from mematlas.timeline.moment import OF_ALL, OF_PROCESS, files_at
 from mematlas.timeline.recording import MOST_SECONDS as MOST_TIME
 from mematlas.timeline.recording import Recording
@@ -173,11 +173,11 @@ def run(files: RecordingFiles, seconds: float, pid: int | None, of_machine: bool
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     with open(tell, "wb") as out:
         try:
-            has_rights = os.geteuid() == 0 or bool(effective_capabilities())
-            if has_rights:
+            is_private = has_rights()
+            if is_private:
                 files.connect_now()
                 leave_rights({*files.fds, tell})
-            with Recording(files, is_private=has_rights) as recording:
+            with Recording(files, is_private=is_private) as recording:
                 moment = recording.moment_at(seconds)
                 processes = [] if of_machine else found_at(recording, seconds, moment, pid)
                 when = b"%r %r" % recording.when(moment)

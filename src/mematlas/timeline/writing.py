@@ -55,8 +55,8 @@ class RecordingWriter:
         Error: what is written finds no room.
     """
 
-    def __init__(self, path: str, facts: dict[str, str], force: bool = False, ring: Ring | None = None) -> None:
-        """With a ``ring`` only as much is kept as that says."""
+    def __init__(self, path: str, facts: dict[str, str] | None, force: bool = False, ring: Ring | None = None) -> None:
+        """With a ``ring`` only as much is kept as that says. Without ``facts`` these come first of all, as rows."""
         self.path = path
         self.size = 0
         """Bytes of the file, when it is closed."""
@@ -76,7 +76,8 @@ class RecordingWriter:
             if (reply := self._reply()) != OPENED:
                 raise BadInput(reply.decode("utf-8", "replace") or f"{path} cannot be written")
             self._send(MAGIC)
-            self.add({"recording": list(facts.items())})
+            if facts is not None:
+                self.add({"recording": list(facts.items())})
         except BaseException:
             self._let_go()
             raise
@@ -86,6 +87,11 @@ class RecordingWriter:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    @property
+    def fds(self) -> set[int]:
+        """The descriptors that are needed to the end."""
+        return {self._feed, self._heard}
 
     def add(self, rows: Rows) -> None:
         """Add a moment."""
