@@ -7,12 +7,14 @@ import os
 from mematlas.cli.options import form_of
 from mematlas.errors import BadInput, Error, did_you_mean
 from mematlas.kernel.descriptors import open_files
+from mematlas.views.format import format_path, format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
     from mematlas.kernel.newfile import NewFile
+    from mematlas.views.figures.canvas import Canvas
     from mematlas.views.figures.curves import Plotter
     from mematlas.views.table import Table
 
@@ -52,7 +54,7 @@ def file_form(args: Namespace) -> str | None:
     return FORMS[end]
 
 
-def new_file(args: Namespace, source: int) -> NewFile:
+def new_file(args: Namespace, source: int | None = None) -> NewFile:
     """Return the file that is asked for, in the making.
 
     Raises:
@@ -61,7 +63,7 @@ def new_file(args: Namespace, source: int) -> NewFile:
     from mematlas.kernel.newfile import NewFile
 
     path = args.output
-    if os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(source)):
+    if source is not None and os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(source)):
         raise BadInput(f"{path} is what is to be read: give another name")
     return NewFile(path, args.force)
 
@@ -73,6 +75,21 @@ def write_table(table: Table, form: str, file: NewFile, session: Session) -> Non
     with open(os.dup(file.fd), "w", encoding="utf-8", errors="backslashreplace") as out:
         write(table, form, out, session.machine())
     session.write_notes(table.notes)
+
+
+def write_picture(canvas: Canvas, form: str, file: NewFile) -> None:
+    """Write a picture into a file."""
+    from mematlas.views.figures.png import png_of
+    from mematlas.views.figures.svg import svg_of
+
+    for data in (png_of if form == "png" else svg_of)(canvas):
+        file.write(data)
+
+
+def told_of(file: NewFile, session: Session) -> None:
+    """Say that a file is there, as a whole from now on."""
+    file.finish()
+    session.write_lines([f"{format_path(file.path)}: {format_size(file.size)}"])
 
 
 def plotter_of(form: str, path: str) -> tuple[Plotter, set[int]]:

@@ -15,12 +15,20 @@ import os
 
 from mematlas.cli.command import RECORDING, Command
 from mematlas.cli.options import add_output, parse_count, parse_interval, parse_seconds
-from mematlas.cli.output import PICTURES, add_file, file_form, new_file, plotter_of, write_table
+from mematlas.cli.output import (
+    PICTURES,
+    add_file,
+    file_form,
+    new_file,
+    plotter_of,
+    told_of,
+    write_picture,
+    write_table,
+)
 from mematlas.cli.signals import Interrupts
 from mematlas.errors import BadInput, LibraryMissing, NotHeld, TargetNotFound, did_you_mean
 from mematlas.kernel.confine import leave_rights
 from mematlas.kernel.rights import has_rights
-from mematlas.views.format import format_path, format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -144,8 +152,7 @@ def write_file(
                 draw(recording, form, plotter, file, args)
             else:
                 write_table(table_of(recording, kind, args, session), form, file, session)
-        file.finish()
-        session.write_lines([f"{format_path(file.path)}: {format_size(file.size)}"])
+        told_of(file, session)
 
 
 def opened(files: RecordingFiles, kept: set[int], session: Session) -> Recording:
@@ -179,15 +186,11 @@ def draw(recording: Recording, form: str, plotter: Plotter | None, file: NewFile
         file.write(plotter.picture(summary, curves, args.limit))
         return
     from mematlas.views.figures.heatmap import heatmap_picture, what_is_missing
-    from mematlas.views.figures.png import png_of
-    from mematlas.views.figures.svg import svg_of
 
     tracks, of = list(tracks_of(recording, is_fine=True)), args.of or OF[0]
     if why := what_is_missing(tracks, of):
         raise NotHeld(file.path, f"{recording.path}: {why}")
-    canvas = heatmap_picture(summary, tracks, of, args.limit, ascii_only=form == "png")
-    for data in (png_of if form == "png" else svg_of)(canvas):
-        file.write(data)
+    write_picture(heatmap_picture(summary, tracks, of, args.limit, ascii_only=form == "png"), form, file)
 
 
 def named(words: list[str]) -> tuple[str, str]:

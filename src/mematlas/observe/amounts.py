@@ -130,7 +130,7 @@ TRACKED_ACCESSES = Note(
     "tracked-accesses",
     "accessed pages are known of memory that its program tracks by userfaultfd (RWP): since it last protected them",
 )
-OWN_LOOKS = 3
+OWN_LOOKS = 10
 """How often more we look at ourselves while that makes us grow."""
 
 

@@ -16,7 +16,7 @@ from mematlas.views.terminal import paint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
     from mematlas.analysis.grid import Grid, Strip
@@ -226,11 +226,8 @@ def short_name(vma: Vma) -> str:
 
 def line_head(strips: list[Strip], width: int) -> str:
     """Return what stands left of the cells of one VMA, or of several: address, size, rights, name."""
-    vma, nr_vmas = strips[0].vma, strips[0].nr_vmas
-    names = {short_name(stretch.vma) for strip in strips for stretch in strip.stretches}
-    perms = vma.perms if nr_vmas == 1 else ""
-    has_one_name = len(names) == 1 and (nr_vmas == 1 or vma.kind == "file")
-    name = short_name(vma) if has_one_name else f"{nr_vmas} VMAs"
+    perms = strips[0].vma.perms if strips[0].nr_vmas == 1 else ""
+    name = name_of_line(strips)
     address = format_address(strips[0].start)
     # The address of [vsyscall] is the longest: what it takes more, its size and its name take less.
     room = (9 if width >= NARROW else 5) + 14 - len(address)
@@ -242,9 +239,43 @@ def line_head(strips: list[Strip], width: int) -> str:
     return f"{left}{name} "
 
 
+def name_of_line(strips: Sequence[Strip]) -> str:
+    """Return what the VMAs of a line are called."""
+    vma, nr_vmas = strips[0].vma, strips[0].nr_vmas
+    names = {short_name(stretch.vma) for strip in strips for stretch in strip.stretches}
+    has_one_name = len(names) == 1 and (nr_vmas == 1 or vma.kind == "file")
+    return short_name(vma) if has_one_name else f"{nr_vmas} VMAs"
+
+
+def size_of_strips(strips: Iterable[Strip]) -> str:
+    """Return the size of strips, without the gaps between their parts."""
+    return format_size(sum(strip.size for strip in strips))
+
+
+def head_of(section: str, strips: Iterable[Strip], page_size: int) -> str:
+    """Return the name of a section, with how much it is and how much of that is in RAM."""
+    every = list(strips)
+    lines = {strip.line: strip.nr_vmas for strip in every}
+    nr_pages = sum(nr_present(classes) for classes in count(every).values())
+    present = format_size(nr_pages * page_size)
+    return f"{section}: {number_of(sum(lines.values()), 'VMA')}, {size_of_strips(every)}, {present} present"
+
+
+def commonest(counts: dict[str, int]) -> tuple[str, int, int]:
+    """Return the commonest class of a cell other than absent, how many pages of it there are, and of how many.
+
+    >>> commonest({"own": 2, "shared": 0, "absent": 6})
+    ('own', 2, 8)
+    """
+    name = max((name for name in counts if name != "absent"), key=counts.__getitem__)
+    if counts[name] == 0:
+        name = "absent"
+    return name, counts[name], sum(counts.values())
+
+
 def size_of(strips: list[Strip], width: int) -> str:
     """Return the size of strips, shortened where the picture is narrow: ``1.5G``."""
-    size = format_size(sum(strip.size for strip in strips))
+    size = size_of_strips(strips)
     return size if width >= NARROW else size.replace(" ", "").removesuffix("iB")
 
 
@@ -275,7 +306,7 @@ class Brush:
         for section, group in groupby(strips, key=lambda strip: strip.section):
             of_section = list(group)
             if len(sections) > 1:
-                head = self._section_head(section, of_section)
+                head = head_of(section, of_section, self.page_size)
                 yield from (paint(line, "title", self.colour) for line in fold(head, self.width))
             for _, line in groupby(of_section, key=lambda strip: strip.line):
                 yield from self._line(list(line))
@@ -287,14 +318,6 @@ class Brush:
         for text in wrap(self._tokens(strips), self.width - left):
             yield head + text
             head = " " * left
-
-    def _section_head(self, section: str, strips: list[Strip]) -> str:
-        """Return the name of a section, with how much it is and how much of that is in RAM."""
-        lines = {strip.line: strip.nr_vmas for strip in strips}
-        nr_pages = sum(nr_present(self.counts[key]) for strip in strips for key in keys_of(strip))
-        size = format_size(sum(strip.size for strip in strips))
-        present = format_size(nr_pages * self.page_size)
-        return f"{section}: {number_of(sum(lines.values()), 'VMA')}, {size}, {present} present"
 
     def _tokens(self, group: list[Strip]) -> Iterator[tuple[str, int]]:
         """Yield what is drawn, each with its columns: cells, and sizes in the place of what is folded."""
@@ -340,11 +363,7 @@ def draw_cell(
 
     ``used`` are its pages accessed and dirty, where that is known: idle pages have characters of their own.
     """
-    nr_pages = sum(counts.values())
-    name = max((name for name in counts if name != "absent"), key=counts.__getitem__)
-    if counts[name] == 0:
-        name = "absent"
-    nr = counts[name]
+    name, nr, nr_pages = commonest(counts)
     style, characters = name, glyphs[name]
     if used and name in ("own", "shared"):
         if is_idle(counts, used):

@@ -214,5 +214,5 @@ def test_examples_run(name: str, line: str, place: Path, redis: Victim) -> None:
         return
     assert run.returncode == 0, run.stderr
     writes = name in ("record", "convert")
-    is_file = name == "report" and " -o " in typed and "redis.svg: " in run.stderr
+    is_file = name in ("report", "map") and " -o " in typed and ".svg: " in run.stderr
     assert run.stdout or name == "completion" or is_file or (writes and "next: mematlas report" in run.stderr)
