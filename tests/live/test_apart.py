@@ -586,6 +586,34 @@ def test_a_pipe_that_nobody_reads_keeps_no_broker() -> None:
             os.close(fd)
 
 
+STARTED_HERE = """
+import os, sys
+from mematlas.cli.apart import TABLES
+from mematlas.kernel import broker
+from mematlas.kernel.brokered import Lender
+assert sys.path[0] == "" and "ctypes" not in sys.modules
+pid, control, _ = broker.start(broker.Grant(os.getpid()), os.pidfd_open(os.getpid()), TABLES)
+import numpy  # what hears the answer has it already
+with open("ctypes.py", "w") as file:
+    file.write("open('imported', 'w')")
+Lender(control, pid).ask("open_tables", "auto")
+print("answered", flush=True)
+os._exit(0)
+"""
+
+
+def test_a_broker_imports_nothing_that_is_put_where_it_was_started(
+    tmp_path: Path, victim: Callable[..., Victim]
+) -> None:
+    with Process(victim("anon_full").pid) as process:
+        skip_without_tables(process)
+    run = subprocess.run(
+        [sys.executable, "-c", STARTED_HERE], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert not (tmp_path / "imported").exists()
+    assert run.stdout == "answered\n", run.stderr
+
+
 def ask_nonsense(lender: Lender) -> None:
     lender._connection().sendmsg([b"nonsense"])
     time.sleep(DEADLINE)

@@ -128,7 +128,7 @@ def leave_rights(kept: set[int]) -> None:
 
     libc()  # found while we may go anywhere
     close_all_but({*kept, *hold_modules()})
-    if not may_others_go(os.getcwd()):
+    if not may_others_go(working_directory()):
         os.chdir("/")  # names without a slash at their head would lead where it may not go
     confine()
 
@@ -160,11 +160,13 @@ def become_nobody_else() -> int:
         uid: int = USERS[(first + index) % len(USERS)]
         if os.path.exists(f"{SYSTEMD}/{uid}"):
             continue  # a service has it
-        others = [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
         try:
             os.setgroups(())
             os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, 0)  # with a way back
+            os.setresuid(uid, -1, 0)  # with a way back
+            # Whoever becomes the same at this moment may signal us by now, or is among these.
+            others = [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+            os.setresuid(-1, uid, -1)
         except OSError as error:
             if error.errno == errno.EPERM:
                 raise PermissionDenied("becoming another user", "CAP_SETUID", "CAP_SETGID") from None
@@ -213,9 +215,7 @@ def hold_modules() -> set[int]:
     /proc is the way there.
     """
     held: dict[str, int] = {}
-    files = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
-    here = os.getcwd()
-    sys.path[:] = [path for path in sys.path if (path or here) != here or has_modules(path, files)]
+    import_nothing_from_here()
     for path in sys.path:
         if os.path.isdir(path) and not may_others_go(path):
             held[path] = open_alone(path)
@@ -228,9 +228,31 @@ def hold_modules() -> set[int]:
     return set(held.values())
 
 
+def import_nothing_from_here() -> None:
+    """Have nothing more imported from the directory that we were started in, unless what we are made of is in it.
+
+    ``python -m`` looks there first. A front end may write where all may, and so be what the other side imports next.
+    """
+    files = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
+    here = working_directory()
+    sys.path[:] = [path for path in sys.path if (path or here) != here or has_modules(path, files)]
+
+
+def working_directory() -> str:
+    """Return the directory that we were started in; nothing where it is gone."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
+
+
 def has_modules(path: str, files: Iterable[str]) -> bool:
-    """Whether modules were imported from a directory: mostly from none in the one that somebody has started us in."""
-    return bool(path) and any(file.startswith(f"{path}/") for file in files)
+    """Whether modules were imported from a directory, and not from one below it; ``files`` are theirs.
+
+    >>> has_modules("/srv/lib", ["/srv/lib/numpy/__init__.py"]), has_modules("/srv", ["/srv/lib/numpy/__init__.py"])
+    (True, False)
+    """
+    return bool(path) and any(os.path.dirname(file.removesuffix("/__init__.py")) == path for file in files)
 
 
 def open_alone(path: str) -> int:
@@ -246,7 +268,9 @@ def open_alone(path: str) -> int:
 
 
 def may_others_go(path: str) -> bool:
-    """Whether a user who is nobody here may go to a directory and read it."""
+    """Whether a user who is nobody here may go to a directory and read it: not to one that is gone."""
+    if not path:
+        return False
     path = os.path.realpath(path)
     if not os.stat(path).st_mode & stat.S_IROTH:
         return False
