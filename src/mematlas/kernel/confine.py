@@ -40,9 +40,21 @@ NUMBER_AT, ARCHITECTURE_AT, FIRST_ARGUMENT_AT, SECOND_ARGUMENT_AT = 0, 4, 16, 24
 AF_UNIX = 1
 X32_BIT = 0x40000000
 
+MOUNTING = {
+    "open_tree": 428,
+    "move_mount": 429,
+    "fsopen": 430,
+    "fsconfig": 431,
+    "fsmount": 432,
+    "fspick": 433,
+    "mount_setattr": 442,
+    "open_tree_attr": 467,
+}
+"""The newer calls for it, whose numbers are the same everywhere."""
 # arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h
 NEVER_MADE = {
     "x86_64": {
+        **MOUNTING,
         "execve": 59,
         "execveat": 322,
         "ptrace": 101,
@@ -72,6 +84,7 @@ NEVER_MADE = {
         "swapoff": 168,
     },
     "aarch64": {
+        **MOUNTING,
         "execve": 221,
         "execveat": 281,
         "ptrace": 117,
@@ -111,7 +124,7 @@ TERMINAL_CALLS = (0x5412, 0x541C, 0x5410)
 """TIOCSTI and TIOCLINUX: a terminal that is shared with a shell of root's takes what they put into it for typed; and
 TIOCSPGRP, after which what is typed comes to us."""
 CLONE_NEWUSER = 0x10000000
-OPEN_TREE, OPEN_TREE_CLONE, AT_FDCWD = 428, 1, -100
+OPEN_TREE, OPEN_TREE_CLONE, AT_FDCWD = MOUNTING["open_tree"], 1, -100
 SECCOMP = {"x86_64": 317, "aarch64": 277}
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 """AUDIT_ARCH_X86_64, AUDIT_ARCH_AARCH64."""
