@@ -407,6 +407,7 @@ NONSENSE = (
     *(b"open_file\0001\0002\0maps\0002", b"open_file\00099999999999999999999\0000\0maps\0000"),
     *(b"open_machine_file\0kcore", b"open_machine_file\0../../etc/shadow", b"read_link\0001\0002\0root", b"__init__"),
     *(b"read_link\0001\0002\0map_files/../mem", b"give_advice\0001\0002\0004\0", b"exec\0id", b"x" * 70000),
+    *(b"find_owners\0000.5\0" + bytes(8), b"give_advice\0001\0002\00021\0" + bytes(24)),
     *(b"\xff\xfe\0001\0002", b"<", b"<0", b"<0open_tables\0auto", b"<<open_tables\0auto"),
 )
 
