@@ -407,6 +407,7 @@ NONSENSE = (
     *(b"open_file\0001\0002\0maps\0002", b"open_file\00099999999999999999999\0000\0maps\0000"),
     *(b"open_machine_file\0kcore", b"open_machine_file\0../../etc/shadow", b"read_link\0001\0002\0root", b"__init__"),
     *(b"read_link\0001\0002\0map_files/../mem", b"give_advice\0001\0002\0004\0", b"exec\0id", b"x" * 70000),
+    *(b"find_owners\0000.5\0" + bytes(8), b"give_advice\0001\0002\00021\0" + bytes(24)),
     *(b"\xff\xfe\0001\0002", b"<", b"<0", b"<0open_tables\0auto", b"<<open_tables\0auto"),
 )
 
@@ -584,6 +585,34 @@ def test_a_pipe_that_nobody_reads_keeps_no_broker() -> None:
     finally:
         for fd in (reader, full, told, tell):
             os.close(fd)
+
+
+STARTED_HERE = """
+import os, sys
+from mematlas.cli.apart import TABLES
+from mematlas.kernel import broker
+from mematlas.kernel.brokered import Lender
+assert sys.path[0] == "" and "ctypes" not in sys.modules
+pid, control, _ = broker.start(broker.Grant(os.getpid()), os.pidfd_open(os.getpid()), TABLES)
+import numpy  # what hears the answer has it already
+with open("ctypes.py", "w") as file:
+    file.write("open('imported', 'w')")
+Lender(control, pid).ask("open_tables", "auto")
+print("answered", flush=True)
+os._exit(0)
+"""
+
+
+def test_a_broker_imports_nothing_that_is_put_where_it_was_started(
+    tmp_path: Path, victim: Callable[..., Victim]
+) -> None:
+    with Process(victim("anon_full").pid) as process:
+        skip_without_tables(process)
+    run = subprocess.run(
+        [sys.executable, "-c", STARTED_HERE], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert not (tmp_path / "imported").exists()
+    assert run.stdout == "answered\n", run.stderr
 
 
 def ask_nonsense(lender: Lender) -> None:

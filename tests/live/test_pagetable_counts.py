@@ -16,11 +16,13 @@ from mematlas.kernel.maps import Vma
 from mematlas.kernel.memory import bpfcount
 from mematlas.kernel.memory.bpfcall import Bpf
 from mematlas.kernel.memory.bpfcount import CountProgram, Sums
+from mematlas.kernel.memory.bpfprogram import SLEEPABLE
 from mematlas.kernel.memory.countmap import SEARCH_WORK, TABLE_WORK
-from mematlas.kernel.memory.x86 import NR_ENTRIES
+from mematlas.kernel.memory.x86 import NR_ENTRIES, PAGE
 from mematlas.kernel.pagemap import PM_PFRAME, PRESENT, SWAP, Block
 from mematlas.kernel.procfs import ProcFS
 from mematlas.model.pagetables import counts as tablecounts
+from mematlas.model.pagetables import served
 from mematlas.model.pagetables.count_access import CountAccess
 from mematlas.model.pagetables.counts import TableCounter
 from mematlas.model.pagetables.reader import PageTableReader
@@ -345,3 +347,34 @@ def test_nothing_stays_open() -> None:
     held = access.program
     access.close()
     assert sorted(os.listdir("/proc/self/fd")) == before, held
+
+
+def test_a_page_that_is_no_table_any_more_is_shared_by_nobody_that_is_told(
+    access: CountAccess, victim: MakeVictim
+) -> None:
+    """What is in its struct page in the place of that number may be half an address."""
+    target = victim("anon_full")
+    with Process(target.pid) as process, contextlib.closing(access.hold(process.dir)) as tables:
+        address = target["anon_full"].address
+        way = access.way_to(tables._pgd, address, 21)
+        at, entry = way[-1]
+        table = at - at % PAGE - access.base
+        elsewhere = [*way[:-2], (way[-2][0], way[-2][1] ^ PAGE)]
+        assert len(way) == access.levels - 1
+        # A kernel without tables that are shared counts none.
+        assert access.nr_shares(table, way[:-1]) == tables.nr_shares(address, 21) in (-1, 0)
+        assert access.nr_shares(table, elsewhere) == -1
+        assert entry
+
+
+def test_who_has_no_rights_is_counted_for_in_one_section_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In what may sleep tables are freed, and their pages given to others, in the middle of a walk."""
+    access = CountAccess(ProcFS())
+    assert access.program.is_one_section
+    access.close()
+    monkeypatch.setattr(CountProgram, "kinds", (SLEEPABLE,))
+    monkeypatch.setattr(served, "_counts", [])
+    with contextlib.closing(CountAccess(ProcFS())) as access:
+        assert not access.program.is_one_section
+    with pytest.raises(NotSupported, match="under RCU"):
+        served.open_counts(ProcFS())  # type: ignore[arg-type]

@@ -20,10 +20,10 @@ from mematlas.kernel.queries import (
     number,
     one_of,
     optional,
+    pairs,
     path,
     places,
     text,
-    words,
 )
 from mematlas.kernel.rights import effective_capabilities, lend
 from mematlas.model.target import is_group
@@ -76,7 +76,7 @@ MACHINE = (
     ),
     Query(f"{OBSERVE}:check_frames", (SOURCE,), False, is_about_everybody=True),
     Query(f"{OBSERVE}:find_kernel_memory", (fraction,), False, is_about_everybody=True),
-    Query(f"{OBSERVE}:find_owners", (fraction, words), False, is_about_everybody=True),
+    Query(f"{OBSERVE}:find_owners", (fraction, pairs), False, is_about_everybody=True),
     Query(f"{OBSERVE}:find_everything", (text, number, text, fraction), False, is_about_everybody=True),
     Query(f"{OBSERVE}:find_largest_files", (number,), False, is_about_everybody=True),
     Query(f"{OBSERVE}:look_at_process", is_stream=True),

@@ -9,12 +9,14 @@ Neither touches the target's locks or pages.
 from __future__ import annotations
 
 import os
+import stat
 from bisect import bisect_right
 
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.cachestat import FOWNER, OWNER_OR_WRITER, cachestat_counts, call_mincore, may_see
 from mematlas.kernel.directory import translate_error
 from mematlas.kernel.pagemap import CACHED, GUARD, MARK_A, MARK_B, PRESENT, SWAP, SWAPPED_FILE, UFFD_WP
+from mematlas.kernel.tree import reopened
 from mematlas.kernel.vmfile import KIND_OF_MAGIC, NOBODY_ANSWERS, LiveFiles, magic_of
 from mematlas.notes import Note
 
@@ -235,7 +237,7 @@ def read_backing(
 
 def parts_of_file(process: ProcessDir, span: str, offset: int, size: int, cached: bool) -> tuple[list[Part], bool]:
     """Return which parts of a file that a process maps are in RAM or in swap, and whether these two are told apart."""
-    fd = process.open_fd(f"map_files/{span}")
+    fd = open_behind(process, f"map_files/{span}")
     page_size = process.procfs.page_size
     try:
         try:
@@ -247,6 +249,24 @@ def parts_of_file(process: ProcessDir, span: str, offset: int, size: int, cached
             return mincore_ranges(fd, offset, size, page_size), False
     finally:
         os.close(fd)
+
+
+def open_behind(process: ProcessDir, link: str) -> int:
+    """Return a descriptor of the file that a link of a process leads to.
+
+    Raises:
+        NotSupported: it is no regular file. To open a device may do something, and to open a FIFO wakes whoever waits.
+        PermissionDenied: links of map_files take CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN.
+    """
+    place = process.open_fd(link, os.O_PATH)
+    try:
+        if not stat.S_ISREG(os.fstat(place).st_mode):
+            raise NotSupported(f"{process.path}/{link}", "a regular file behind it")
+        return reopened(place)
+    except OSError as error:
+        raise translate_error(error, f"{process.path}/{link}", process.pid) from None
+    finally:
+        os.close(place)
 
 
 def cachestat_ranges(
@@ -284,7 +304,7 @@ def call_cachestat(fd: int, offset: int, size: int) -> tuple[int, int]:
 
 def pages_of_link(process: ProcessDir, link: str) -> tuple[int, int]:
     """Return the same of all of a file that a link of a process leads to."""
-    fd = process.open_fd(link)
+    fd = open_behind(process, link)
     try:
         return call_cachestat(fd, 0, 0)
     finally:
@@ -297,7 +317,7 @@ def resident_pages(process: ProcessDir, span: str, offset: int, size: int) -> by
     Raises:
         PermissionDenied: to others than its owner and writers mincore says that every page is in RAM.
     """
-    fd = process.open_fd(f"map_files/{span}")
+    fd = open_behind(process, f"map_files/{span}")
     try:
         if not may_see(fd):
             raise PermissionDenied("mincore", FOWNER, text=OWNER_OR_WRITER)

@@ -42,8 +42,8 @@ from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 from mematlas.errors import Error, ProcessGone, TargetNotFound, taken_apart
 from mematlas.frozen import record
 from mematlas.kernel.abandon import end_with, lacks_room, let_go_of_streams
-from mematlas.kernel.confine import USERS, unused_user
-from mematlas.kernel.descriptors import STDERR, close_all_but
+from mematlas.kernel.confine import USERS, import_nothing_from_here, unused_user
+from mematlas.kernel.descriptors import STDERR, close_all_but, write_within
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.queries import QUERIES, NonsenseError, Query, number
 from mematlas.kernel.status import read_stat, read_status
@@ -76,8 +76,8 @@ TAKEN_BACK = b"<"
 """What a question may begin with, with a digit: nobody looks at the area of that number any more."""
 MOST_TAKEN_BACK = 16
 """Bytes of that."""
-MOST_WAIT_MS = 1000
-"""Milliseconds that standard error is waited for."""
+MOST_WAIT = 1
+"""Seconds that standard error is waited for, and once more in writing to it."""
 MOST_SHOWN = 64
 """Bytes of nonsense that is shown."""
 CONNECT, INTRODUCE = b"c", b"u"
@@ -472,8 +472,10 @@ class Broker:
                 pass  # there is nobody
 
     def _end_front(self, nonsense: bytes) -> None:
-        """End the front end, which asked nonsense, and say so."""
+        """End the front end, which asked nonsense, and say so; what it leaves behind is answered no more by then."""
         end(self.front)
+        for worker in self._workers:
+            end(worker)
         say(ENDED.format(ascii(nonsense)[1:]).encode("ascii"))
 
 
@@ -487,10 +489,7 @@ def end(pidfd: int) -> None:
 
 def say(text: bytes) -> None:
     """Write a message to standard error, unless nobody takes it: a pipe that is full keeps no rights alive."""
-    poll = select.poll()
-    poll.register(STDERR, select.POLLOUT)
-    if poll.poll(MOST_WAIT_MS):
-        os.write(STDERR, text[: select.PIPE_BUF])
+    write_within(MOST_WAIT, STDERR, text[: select.PIPE_BUF])
 
 
 ENDED = """\
@@ -574,6 +573,7 @@ def run(broker: Broker, kept: tuple[int, ...]) -> NoReturn:
     """Be the broker: nothing here may return."""
     try:
         os.setsid()  # what is typed at a terminal is for the front end
+        import_nothing_from_here()
         for signal_number in (SIGHUP, SIGINT, SIGTERM, SIGIO):
             signal(signal_number, SIG_DFL)
         signal(SIGPIPE, SIG_IGN)

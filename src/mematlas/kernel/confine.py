@@ -40,9 +40,21 @@ NUMBER_AT, ARCHITECTURE_AT, FIRST_ARGUMENT_AT, SECOND_ARGUMENT_AT = 0, 4, 16, 24
 AF_UNIX = 1
 X32_BIT = 0x40000000
 
+MOUNTING = {
+    "open_tree": 428,
+    "move_mount": 429,
+    "fsopen": 430,
+    "fsconfig": 431,
+    "fsmount": 432,
+    "fspick": 433,
+    "mount_setattr": 442,
+    "open_tree_attr": 467,
+}
+"""The newer calls for it, whose numbers are the same everywhere."""
 # arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h
 NEVER_MADE = {
     "x86_64": {
+        **MOUNTING,
         "execve": 59,
         "execveat": 322,
         "ptrace": 101,
@@ -72,6 +84,7 @@ NEVER_MADE = {
         "swapoff": 168,
     },
     "aarch64": {
+        **MOUNTING,
         "execve": 221,
         "execveat": 281,
         "ptrace": 117,
@@ -111,7 +124,7 @@ TERMINAL_CALLS = (0x5412, 0x541C, 0x5410)
 """TIOCSTI and TIOCLINUX: a terminal that is shared with a shell of root's takes what they put into it for typed; and
 TIOCSPGRP, after which what is typed comes to us."""
 CLONE_NEWUSER = 0x10000000
-OPEN_TREE, OPEN_TREE_CLONE, AT_FDCWD = 428, 1, -100
+OPEN_TREE, OPEN_TREE_CLONE, AT_FDCWD = MOUNTING["open_tree"], 1, -100
 SECCOMP = {"x86_64": 317, "aarch64": 277}
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 """AUDIT_ARCH_X86_64, AUDIT_ARCH_AARCH64."""
@@ -128,7 +141,7 @@ def leave_rights(kept: set[int]) -> None:
 
     libc()  # found while we may go anywhere
     close_all_but({*kept, *hold_modules()})
-    if not may_others_go(os.getcwd()):
+    if not may_others_go(working_directory()):
         os.chdir("/")  # names without a slash at their head would lead where it may not go
     confine()
 
@@ -160,11 +173,13 @@ def become_nobody_else() -> int:
         uid: int = USERS[(first + index) % len(USERS)]
         if os.path.exists(f"{SYSTEMD}/{uid}"):
             continue  # a service has it
-        others = [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
         try:
             os.setgroups(())
             os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, 0)  # with a way back
+            os.setresuid(uid, -1, 0)  # with a way back
+            # Whoever becomes the same at this moment may signal us by now, or is among these.
+            others = [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+            os.setresuid(-1, uid, -1)
         except OSError as error:
             if error.errno == errno.EPERM:
                 raise PermissionDenied("becoming another user", "CAP_SETUID", "CAP_SETGID") from None
@@ -213,9 +228,7 @@ def hold_modules() -> set[int]:
     /proc is the way there.
     """
     held: dict[str, int] = {}
-    files = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
-    here = os.getcwd()
-    sys.path[:] = [path for path in sys.path if (path or here) != here or has_modules(path, files)]
+    import_nothing_from_here()
     for path in sys.path:
         if os.path.isdir(path) and not may_others_go(path):
             held[path] = open_alone(path)
@@ -228,9 +241,31 @@ def hold_modules() -> set[int]:
     return set(held.values())
 
 
+def import_nothing_from_here() -> None:
+    """Have nothing more imported from the directory that we were started in, unless what we are made of is in it.
+
+    ``python -m`` looks there first. A front end may write where all may, and so be what the other side imports next.
+    """
+    files = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
+    here = working_directory()
+    sys.path[:] = [path for path in sys.path if (path or here) != here or has_modules(path, files)]
+
+
+def working_directory() -> str:
+    """Return the directory that we were started in; nothing where it is gone."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
+
+
 def has_modules(path: str, files: Iterable[str]) -> bool:
-    """Whether modules were imported from a directory: mostly from none in the one that somebody has started us in."""
-    return bool(path) and any(file.startswith(f"{path}/") for file in files)
+    """Whether modules were imported from a directory, and not from one below it; ``files`` are theirs.
+
+    >>> has_modules("/srv/lib", ["/srv/lib/numpy/__init__.py"]), has_modules("/srv", ["/srv/lib/numpy/__init__.py"])
+    (True, False)
+    """
+    return bool(path) and any(os.path.dirname(file.removesuffix("/__init__.py")) == path for file in files)
 
 
 def open_alone(path: str) -> int:
@@ -246,7 +281,9 @@ def open_alone(path: str) -> int:
 
 
 def may_others_go(path: str) -> bool:
-    """Whether a user who is nobody here may go to a directory and read it."""
+    """Whether a user who is nobody here may go to a directory and read it: not to one that is gone."""
+    if not path:
+        return False
     path = os.path.realpath(path)
     if not os.stat(path).st_mode & stat.S_IROTH:
         return False

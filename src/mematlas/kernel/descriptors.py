@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import select
+from _signal import SIGALRM, alarm, signal  # type: ignore[import-not-found]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from typing import NoReturn
 
 OPEN_FILES = "/proc/self/fd"
 STREAMS = (0, 1, 2)
@@ -28,3 +31,27 @@ def close_all_but(kept: Collection[int]) -> None:
                 os.close(fd)
             except OSError:
                 continue  # that of the listing
+
+
+def write_within(seconds: int, fd: int, data: bytes) -> None:
+    """Write to what others have too, in as many seconds, or twice that: they may fill a pipe, or stop a terminal.
+
+    It takes SIGALRM. What cannot be written is dropped.
+    """
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    if not poll.poll(1000 * seconds):
+        return
+    signal(SIGALRM, give_up)
+    alarm(seconds)
+    try:
+        os.write(fd, data)
+    except OSError:
+        pass
+    finally:
+        alarm(0)
+
+
+def give_up(number: int, frame: object) -> NoReturn:
+    """End a wait, as a handler of signals."""
+    raise TimeoutError

@@ -67,6 +67,13 @@ def words(data: bytes) -> bytes:
     return data
 
 
+def pairs(data: bytes) -> bytes:
+    """Return numbers of 64 bits, two of each range, as they are."""
+    if len(data) % 16:
+        raise NonsenseError
+    return data
+
+
 def places(data: bytes) -> bytes:
     """Return numbers of frames, or physical addresses, as they are: no processor has more than 52 bits of them."""
     if any(place >> PHYS_BITS for place in memoryview(words(data)).cast("Q")):
@@ -263,7 +270,7 @@ QUERIES = (
     Query(f"{KERNEL}.backing:pages_of_link", (link_name,)),
     Query(f"{KERNEL}.kcmp:compare_memory", (number,), is_about_everybody=True),
     Query(f"{KERNEL}.backing:resident_pages", (span, number, up_to(MOST_RESIDENT))),
-    Query(f"{KERNEL}.madvise:give_advice", (advice, words), is_act=True),
+    Query(f"{KERNEL}.madvise:give_advice", (advice, pairs), is_act=True),
     Query(f"{KERNEL}.madvise:touch_pages", (words,), is_act=True),
 )
 """What a front end asks of processes and of the machine; who starts a broker may add to them."""

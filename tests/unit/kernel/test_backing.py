@@ -28,6 +28,7 @@ from mematlas.kernel.backing import (
     data_ranges,
     has_cachestat,
     mincore_ranges,
+    pages_of_link,
     read_backing,
 )
 from mematlas.kernel.maps import Vma
@@ -261,3 +262,17 @@ def test_another_part_of_the_same_file_is_asked_about() -> None:
             KnownBackings(process, known).of(replace(SHARED, offset=offset))
 
     assert len(known) == 2
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    """A device may do something then; and whoever writes to a FIFO would wait for us no more."""
+    os.mkfifo(tmp_path / "fifo")
+    places = [os.open(path, os.O_PATH) for path in (tmp_path / "fifo", "/dev/zero", tmp_path)]
+    try:
+        with ProcFS().process(os.getpid()) as process:
+            for place in places:
+                with pytest.raises(NotSupported, match="a regular file"):
+                    pages_of_link(process, f"fd/{place}")
+    finally:
+        for place in places:
+            os.close(place)

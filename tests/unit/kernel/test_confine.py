@@ -108,3 +108,39 @@ def test_who_cannot_be_anybody_else_is_told() -> None:
         with pytest.raises(NotSupported, match="a user of our own"):
             confine.become_nobody_else()
     assert os.geteuid() == 0
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@alone
+def test_who_becomes_the_same_user_at_the_same_time_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one starts when we have listed all that run: it is not among them, and is to see us."""
+    listdir = os.listdir
+    refused_to: list[int] = []
+
+    def listed(path: str) -> list[str]:
+        found = listdir(path)
+        if path == "/proc" and not refused_to:
+            refused_to.append(-1)
+            if (pid := os.fork()) == 0:
+                try:
+                    confine.become_nobody_else()
+                except NotSupported:
+                    os._exit(7)
+                finally:
+                    os._exit(0)
+            refused_to[0] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return found
+
+    monkeypatch.setattr(confine, "USERS", range(USERS[5], USERS[6]))
+    monkeypatch.setattr("os.listdir", listed)
+    assert confine.become_nobody_else() == USERS[5]
+    assert refused_to == [7]
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@alone
+def test_rights_are_left_in_a_directory_that_is_gone(tmp_path: Path) -> None:
+    os.chdir(tmp_path)
+    tmp_path.rmdir()
+    confine.leave_rights({0, 1, 2})
+    assert os.getcwd() == "/"

@@ -24,6 +24,7 @@ from mematlas.kernel.queries import (
     link_name,
     number,
     optional,
+    pairs,
     span,
     words,
 )
@@ -76,6 +77,7 @@ def test_what_a_front_end_asks_is_understood(question: bytes, worker: Worker) ->
         (flag, {b"0": False, b"1": True}, (b"", b"2", b"true")),
         (fraction, {b"0.5": 0.5, b"3": 3.0}, (b"", b".", b"-0.5", b"1e5", b"nan", b"inf", b"0." + b"1" * 30)),
         (words, {bytes(16): bytes(16), b"": b""}, (b"1", bytes(15))),
+        (pairs, {bytes(32): bytes(32), b"": b""}, (bytes(8), bytes(24), bytes(17))),
         (
             span,
             {b"7f10-7f20": "7f10-7f20"},

@@ -10,7 +10,7 @@ import struct
 
 from mematlas.errors import NotSupported
 from mematlas.kernel.memory.bpfcall import lowest_kernel_address
-from mematlas.kernel.memory.bpfprogram import SharedProgram
+from mematlas.kernel.memory.bpfprogram import ONE_SECTION, SLEEPABLE, SharedProgram
 from mematlas.kernel.memory.btf import FITTING
 from mematlas.kernel.memory.countcode import Counting
 from mematlas.kernel.memory.countmap import (
@@ -79,6 +79,9 @@ class CountProgram(SharedProgram):
         PermissionDenied: without CAP_BPF and CAP_PERFMON (or CAP_SYS_ADMIN), or behind a seccomp filter.
         NotSupported: a kernel before 6.3, without type information, or locked down to confidentiality.
     """
+
+    kinds = (ONE_SECTION, SLEEPABLE)
+    """No table that a call comes to is freed while it runs, unless the kernel takes the other one alone."""
 
     def __init__(self, layout: StructLayout) -> None:
         if PAGE % layout["page"]:

@@ -35,7 +35,7 @@ from mematlas.model.pagetables import swap_types
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from mematlas.kernel.procfs import ProcessDir, ProcFS
 
@@ -152,26 +152,33 @@ class CountAccess:
         """Return the address of the mm_struct that a /proc/PID/mem of ours holds; 0 once its process has ended."""
         return self.program.private_data(mem_fd, self.layout)
 
-    def entry_at(self, pgd: int, address: int, shift: int = PAGE_SHIFT) -> tuple[int, int]:
-        """Return the entry for an address in the tables that map ``1 << shift`` bytes by each, and where it stands;
-        0 and 0 where there is no such table.
+    def entry_at(self, pgd: int, address: int) -> int:
+        """Return the entry for an address in a table of pages; 0 where there is no such table."""
+        way = self.way_to(pgd, address, PAGE_SHIFT)
+        return way[-1][1] if way else 0
+
+    def way_to(self, pgd: int, address: int, shift: int) -> list[tuple[int, int]]:
+        """Return where the entries for an address stand, and these, from the top one to that which maps ``1 << shift``
+        bytes; nothing where there is no such table.
         """
         table = pgd
+        way: list[tuple[int, int]] = []
         for level in range(PAGE_SHIFT + TABLE_BITS * (self.levels - 1), shift - 1, -TABLE_BITS):
             entry_address = table + (address >> level & 511) * 8
             entry = self._read_word(entry_address) or 0
+            way.append((entry_address, entry))
             if level == shift:
-                return entry, entry_address
+                return way
             below = entry & X86_ADDRESS
             is_table = entry & (X86_PRESENT | X86_HUGE) == X86_PRESENT
             if not is_table or below not in self.ram:
                 break
             table = self.base + below
-        return 0, 0
+        return []
 
     def _has_saved_dirty(self, pgd: int) -> bool:
         """Whether this kernel moves the dirty bit of what loses its right to write: tried, on a page of our own."""
-        entry, _ = on_protected_page(lambda address: self.entry_at(pgd, address))
+        entry = on_protected_page(lambda address: self.entry_at(pgd, address))
         # It is still dirty in the processor's own bit where the kernel has moved nothing.
         return not entry & X86_DIRTY
 
@@ -208,15 +215,30 @@ class CountAccess:
             self._zero_frames[pfn] = bool(self.flags_of([pfn]).get(pfn, 0) & KPF_ZERO_PAGE)
         return self._zero_frames[pfn]
 
-    def nr_shares(self, table: int) -> int:
-        """Return how many more processes a table is part of; see `mematlas.kernel.memory.structpage`."""
+    def nr_shares(self, table: int, above: Sequence[tuple[int, int]]) -> int:
+        """Return how many more processes a table is part of; see `mematlas.kernel.memory.structpage`.
+
+        -1 where those above it, from the top one on, do not lead to it any more: what is in the struct page of another
+        page may be half an address. Each is given by where its entry stands, and that.
+        """
         offset, own = self.layout.share_count()
         if offset is None:
             return -1
         struct_page = self.struct_pages + table // PAGE * self.layout["page"]
-        word = self._read_word(struct_page + (offset & ~7))
-        count = -1 if word is None else (word >> 8 * (offset & 7) & 0xFFFFFFFF) - own
+        places = [at for at, _ in above]
+        # In one run: no table is freed in it (`CountProgram.kinds`).
+        found = self.program.read([*places, struct_page + (offset & ~7), *places])
+        word = found[len(places)]
+        if word is None or not (self._lead(above, found) and self._lead(above, found[len(places) + 1 :])):
+            return -1
+        count = (word >> 8 * (offset & 7) & 0xFFFFFFFF) - own
         return count if count < 1 << 31 else -1
+
+    def _lead(self, above: Sequence[tuple[int, int]], now: Sequence[int | None]) -> bool:
+        """Whether entries lead where they did."""
+        mask = X86_ADDRESS | X86_PRESENT | X86_HUGE
+        pairs = zip(above, now, strict=False)
+        return all(entry is not None and (entry ^ before) & mask == 0 for (_, before), entry in pairs)
 
     def is_due(self, nr_frames: int, nr_large: int) -> bool:
         """Whether some of the frames that come by are to be compared: each time that there are twice as many as before.
@@ -330,5 +352,8 @@ class CountedTables:
 
     def nr_shares(self, address: int, shift: int) -> int:
         """Return how many more processes the table of an upper level is part of that maps an address; -1 if unknown."""
-        _, at = self.access.entry_at(self._pgd, address, shift)
-        return self.access.nr_shares(at - at % PAGE - self.access.base) if at else -1
+        way = self.access.way_to(self._pgd, address, shift)
+        if not way:
+            return -1
+        at, _ = way[-1]
+        return self.access.nr_shares(at - at % PAGE - self.access.base, way[:-1])

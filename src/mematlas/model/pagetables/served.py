@@ -245,9 +245,17 @@ def open_counts(procfs: ServedFS) -> tuple[int, int]:
 
 
 def counts_of(procfs: ProcFS) -> CountAccess:
-    """Return what tables are counted with, loaded once; a child of the front end has a worker of its own."""
+    """Return what tables are counted with, loaded once; a child of the front end has a worker of its own.
+
+    Raises:
+        NotSupported: what it says of pages that were tables a moment ago could be of anything.
+    """
     if not _counts:
-        _counts.append(CountAccess(procfs))
+        access = CountAccess(procfs)
+        if not access.program.is_one_section:
+            access.close()
+            raise NotSupported("counting tables for who has no rights", "programs of BPF that run under RCU")
+        _counts.append(access)
     return _counts[0]
 
 
