@@ -18,9 +18,14 @@ from typing import Any
 
 import pytest
 
+from conftest import Outcome
 from helpers import PAGE, mematlas, program
+from mematlas.kernel.procfs import ProcFS
 from mematlas.timeline.recording import Recording
-from victim import DEADLINE, wait_until
+from mematlas.timeline.watch import Watch
+from victim import DEADLINE, libc, process_state, wait_until
+
+PR_SET_DUMPABLE = 4  # include/uapi/linux/prctl.h
 
 STEP = 61 * PAGE
 EVERY = 0.05
@@ -96,9 +101,82 @@ def test_a_program_is_recorded_to_its_end_and_its_exit_code_passed_on(path: Path
 
 
 def test_our_own_failure_is_125_where_a_program_was_started(tmp_path: Path) -> None:
-    run = mematlas("record", "-o", tmp_path / "none" / "x", "--", "sleep", "1")
+    ran = tmp_path / "ran"
+    for words, why in (
+        (("-o", tmp_path / "none" / "x"), "none is no directory"),
+        (("-o", tmp_path), "exists: give another name, or --force"),
+        (("--what", "all"), "there are usage, vmas"),
+        (("--when", "charged > 1"), "charged is not known"),
+    ):
+        run = mematlas("record", *words, "--", "touch", ran)
+        assert (run.returncode, run.stdout) == (125, "")
+        assert why in run.stderr
+    assert not ran.exists()
+    run = mematlas("record", "-o", tmp_path / "x", "--", "/nonexistent")
     assert run.returncode == 125
-    assert "No such file or directory" in run.stderr
+    assert "cannot start /nonexistent" in run.stderr
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_a_program_that_is_over_at_once_has_its_exit_code_passed_on(code: int, path: Path) -> None:
+    run = mematlas("record", "-o", path, "--", "sh", "-c", f"exit {code}")
+    assert run.returncode == code
+    assert run.stderr.splitlines()[-1] == "nothing recorded: the program ended before the first look" or path.exists()
+
+
+def is_begun(path: Path) -> bool:
+    """Whether there is a moment in a recording."""
+    try:
+        return bool(path.stat().st_size and recorded(path, "SELECT count(*) FROM moment")[0][0])
+    except (FileNotFoundError, sqlite3.OperationalError):
+        return False  # it is just being made
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.02])
+def test_who_does_not_wait_for_the_look_has_what_was_recorded_before(gap: float, path: Path) -> None:
+    with program("import sys; print(0, flush=True); ") as running:
+        line = [sys.executable, "-m", "mematlas", "record", str(running.pid), "-o", str(path), *FAST]
+        recorder = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: is_begun(path), "it records")
+        recorder.send_signal(signal.SIGINT)
+        time.sleep(gap)
+        recorder.send_signal(signal.SIGINT)
+        _, err = recorder.communicate(timeout=DEADLINE)
+    assert recorder.returncode in (0, 128 + signal.SIGINT)
+    assert "Traceback" not in err
+    assert f"next: mematlas report {path}" in err
+    assert recorded(path, "SELECT count(*) FROM moment")[0][0] > 0
+
+
+def looks_at_who_hides() -> list[tuple[int, list[str], bool]]:
+    """Watch a child before and after it has hidden itself; return how many were seen, what happened, and whether that
+    was all.
+    """
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.read(told, 1)
+        libc.prctl(PR_SET_DUMPABLE, 0)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        os._exit(0)
+    try:
+        found = []
+        with Watch([str(child)], ProcFS()) as watch:
+            for is_hidden in (False, True):
+                if is_hidden:
+                    os.write(tell, b"x")
+                    wait_until(lambda: process_state(child) == "T", "it has hidden itself")
+                look = watch.look()
+                found.append((len(look.seen), [one.kind for one in look.happenings], watch.is_over))
+        return found
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_process_that_may_no_longer_be_looked_at_is_an_event_and_the_end(as_nobody: Callable[..., Outcome]) -> None:
+    outcome = as_nobody(looks_at_who_hides)
+    assert outcome.value == [(1, [], False), (0, ["hidden"], True)], outcome.stderr
 
 
 def test_another_program_and_the_end_are_events(path: Path) -> None:

@@ -169,7 +169,8 @@ def worst(sign: str, looks: Sequence[tuple[float, int]]) -> tuple[float, int]:
 def judge_growth(assertion: Assertion, nr_looks: int, known: Sequence[tuple[float, int]]) -> Verdict:
     """Return what comes of an assertion on growth."""
     if nr_looks < LEAST_LOOKS:
-        raise BadInput(f"growth takes {LEAST_LOOKS} looks at the least, and there were {nr_looks}: try a longer -d")
+        text = f"growth takes {LEAST_LOOKS} looks at the least, and there were {nr_looks}"
+        raise BadInput(f"{text}: try longer, or a larger budget")
     growth = growth_of([time for time, _ in known], [amount for _, amount in known])
     if growth is None or len(known) < nr_looks:
         return Verdict(assertion, None, nr_looks, None, None)

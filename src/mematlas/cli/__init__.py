@@ -187,9 +187,11 @@ def run_command(name: str, words: list[str], apart: bool = False) -> int:
         words, program = words[:index], words[index + 1 :]
     if asks_for_help(words):
         return show_help(name, short="--help" not in words)
-    args = parse(name, command, words)
     session = standard_session(program)
     try:
+        args = parse(name, command, words)
+        if command.check:
+            command.check(args)
         if command.takes_target:
             default = command.default_target(args) if command.default_target else None
             session.take_target(args, default)
@@ -199,6 +201,10 @@ def run_command(name: str, words: list[str], apart: bool = False) -> int:
 
             part(name, args, session)
         code = command.run(args, session)
+    except Error as error:
+        if program is not None and command.own_failure:
+            error.exit_code = command.own_failure
+        raise
     except KeyboardInterrupt:
         if session.ending is None or not session.ending.exit_code:
             raise

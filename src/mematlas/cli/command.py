@@ -74,7 +74,17 @@ SHORT_TARGETS = "TARGET: PID, NAME, cmdline:REGEX, cgroup:PATH ... (mematlas hel
 class Command:
     """A command: what may follow it, what it is for, and what it does. (No record: help would load what makes them.)"""
 
-    __slots__ = ("about", "add_arguments", "default_target", "examples", "run", "usage", "words")
+    __slots__ = (
+        "about",
+        "add_arguments",
+        "check",
+        "default_target",
+        "examples",
+        "own_failure",
+        "run",
+        "usage",
+        "words",
+    )
 
     def __init__(
         self,
@@ -85,6 +95,8 @@ class Command:
         examples: tuple[tuple[str, str], ...] = (),
         words: tuple[Word, ...] = (),
         default_target: Callable[[Namespace], str | None] | None = None,
+        check: Callable[[Namespace], None] | None = None,
+        own_failure: int | None = None,
     ) -> None:
         self.usage = usage
         self.about = about
@@ -99,6 +111,10 @@ class Command:
         what that means. `MORE` at the end says that the last may come again."""
         self.default_target = default_target
         """Gives the target when the words do not; None says that they do."""
+        self.check = check
+        """Refuses what could not be done, before a program is started to look at."""
+        self.own_failure = own_failure
+        """The exit code where a program was to be started, whose own is passed on, and we failed."""
 
     @property
     def takes_target(self) -> bool:

@@ -12,6 +12,7 @@ from mematlas.errors import BadInput, FormatError, TargetNotFound
 from mematlas.kernel.confine import leave_rights
 from mematlas.kernel.rights import has_rights
 from mematlas.views.format import format_path, format_size, number_of
+from mematlas.views.record import next_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,10 +36,12 @@ def run(args: Namespace, session: Session) -> int:
     if source == STDIN and sys.stdin.isatty():
         raise BadInput("a terminal is no stream: pipe one in, or give a file")
     with sys.stdin.buffer if source == STDIN else open_stream(source) as stream:
-        nr_moments, size = convert(stream, source, path, args.force, session)
-    where = format_path(path)
-    moments = number_of(nr_moments, "moment")
-    session.write_lines([f"{where}: {moments}, {format_size(size)}; next: mematlas report {where}"])
+        nr_moments, size, error = convert(stream, source, path, args.force, session)
+    if nr_moments:
+        moments = number_of(nr_moments, "moment")
+        session.write_lines([f"{format_path(path)}: {moments}, {format_size(size)}; {next_line(path)}"])
+    if error:
+        raise error
     return 0
 
 
@@ -52,24 +55,32 @@ def open_stream(path: str) -> BinaryIO:
         raise BadInput(f"{path}: {error.strerror}") from None
 
 
-def convert(stream: BinaryIO, name: str, path: str, force: bool, session: Session) -> tuple[int, int]:
-    """Make a recording of a stream, which may be anybody's; return how many moments it has, and how large it is."""
+def convert(
+    stream: BinaryIO, name: str, path: str, force: bool, session: Session
+) -> tuple[int, int, FormatError | None]:
+    """Make a recording of a stream, which may be anybody's.
+
+    Return how many moments it has, how large it is, and what was wrong with the stream after these.
+    """
     from mematlas.timeline.stream import frames
     from mematlas.timeline.writing import RecordingWriter
 
-    nr_moments = 0
+    nr_moments, wrong = 0, None
     with RecordingWriter(path, None, force) as writer:
         if has_rights():
             session.procfs.close()
             leave_rights({stream.fileno(), *writer.fds})
-        for number, rows in enumerate(frames(stream, name)):
-            if (number == 0) != ("recording" in rows):
-                raise FormatError(name, expected="what a recording says of itself, first of all")
-            writer.add(rows)
-            nr_moments += "moment" in rows
-    if not nr_moments:
-        raise FormatError(name, expected="one moment at the least: it was cut short")
-    return nr_moments, writer.size
+        try:
+            for number, rows in enumerate(frames(stream, name)):
+                if (number == 0) != ("recording" in rows):
+                    raise FormatError(name, expected="what a recording says of itself, first of all")
+                writer.add(rows)
+                nr_moments += "moment" in rows
+        except FormatError as error:
+            wrong = error
+    if not nr_moments and not wrong:
+        wrong = FormatError(name, expected="one moment at the least: it was cut short")
+    return nr_moments, writer.size, wrong
 
 
 COMMAND = Command(

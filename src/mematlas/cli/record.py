@@ -1,6 +1,6 @@
 """How the memory of processes changes, in one file that report shows, here or elsewhere: amounts, never what is in
-memory. Members of groups join as they appear, and so do children of a COMMAND, whose exit code is passed on (125:
-recording failed). Ctrl-C ends it well.
+memory. Members of groups join as they appear, and so do children of a COMMAND, whose exit code is passed on; 125 says
+that recording failed. Ctrl-C ends it well.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from mematlas.cli.command import MORE, TARGET, Command
 from mematlas.cli.options import add_source, add_target, parse_fraction, parse_interval, parse_seconds
 from mematlas.cli.session import allow_many_files
-from mematlas.errors import BadInput, Error, did_you_mean
+from mematlas.errors import BadInput, NoAddressSpace, PermissionDenied, ProcessGone, TargetNotFound, did_you_mean
 from mematlas.timeline.sampler import BUDGET
 
 TYPE_CHECKING = False
@@ -86,33 +86,48 @@ def parse_what(text: str) -> tuple[str, ...]:
     return words
 
 
-def run(args: Namespace, session: Session) -> int:
-    from mematlas.timeline.watch import Watch
+def check(args: Namespace) -> None:
+    """Refuse what could not be recorded, before a program is started.
 
-    session.take_more_targets()
+    Raises:
+        BadInput: an option says nothing with another; or the file is there, or cannot be made.
+    """
     if args.when:
         from mematlas.timeline.recorder import check_conditions
 
         check_conditions(args.when)
-    if args.output == "-" and session.out.isatty():
-        raise BadInput("not writing a stream to a terminal: give a file, or redirect it")
     if args.keep is not None:
         refuse_ring(args)
-    targets = targets_of(args, session)
-    try:
-        redactor = None
-        if args.redact:
-            from mematlas.observe.captures import Redactor
+    if args.output == "":
+        raise BadInput("-o needs the name of a file, or - for a stream")
+    if args.output is not None and args.output != "-":
+        from mematlas.timeline.writing import refuse_path
 
-            redactor = Redactor()
-        what = args.what or (("usage",) if args.machine else ("vmas",))
-        allow_many_files()
+        refuse_path(args.output, args.force)
+
+
+def run(args: Namespace, session: Session) -> int:
+    from mematlas.timeline.watch import Watch
+
+    session.take_more_targets()
+    if args.output == "-" and session.out.isatty():
+        raise BadInput("not writing a stream to a terminal: give a file, or redirect it")
+    targets = targets_of(args, session)
+    redactor = None
+    if args.redact:
+        from mematlas.observe.captures import Redactor
+
+        redactor = Redactor()
+    what = args.what or (("usage",) if args.machine else ("vmas",))
+    allow_many_files()
+    try:
         with Watch(targets, session.procfs, args.source, args.max_stall, what, redactor, args.machine) as watch:
             return record(watch, args, session)
-    except Error as error:
-        if session.command is not None:
-            error.exit_code = OWN_FAILURE
-        raise
+    except (TargetNotFound, ProcessGone, NoAddressSpace):
+        if session.launched is None or not session.launched.ended():
+            raise
+        session.write_lines(["nothing recorded: the program ended before the first look"])
+        return 0
 
 
 def refuse_ring(args: Namespace) -> None:
@@ -145,10 +160,13 @@ def record(watch: Watch, args: Namespace, session: Session) -> int:
     from mematlas.timeline.recorder import Stream, facts_of, record_into
     from mematlas.timeline.ring import Ring
     from mematlas.timeline.writing import RecordingWriter
-    from mematlas.views.record import Line, result_lines
+    from mematlas.views.record import Line, cut_short_lines, result_lines
 
     when = args.when or ()
     facts = facts_of(watch, args.every, args.keep, when)
+    path = args.output or default_path(watch)
+    result: RecordResult | None = None
+    writer: RecordingWriter | None = None
     with Interrupts(session.err, between_steps=True) as ending, Line(session.err) as told:
 
         def go(destination: RecordingWriter | Stream) -> RecordResult:
@@ -167,16 +185,16 @@ def record(watch: Watch, args: Namespace, session: Session) -> int:
         if args.output == "-":
             session.out.flush()
             result = go(Stream(session.out.buffer, facts))
-            lines = result_lines(result)
         else:
-            path = args.output or default_path(watch)
             ring = Ring(args.keep) if args.keep else None
             with RecordingWriter(path, facts, args.force, ring) as writer:
                 result = go(writer)
-            lines = result_lines(result, writer)
+    if result is None:  # somebody could not wait for the look that was going on
+        session.write_lines(list(cut_short_lines(writer)))
+        return ending.exit_code
     session.write_notes(result.notes)
-    session.write_lines(list(lines))
-    return 0
+    session.write_lines(list(result_lines(result, writer)))
+    return PermissionDenied.exit_code if result.hidden and not args.machine else 0
 
 
 def default_path(watch: Watch) -> str:
@@ -197,5 +215,7 @@ COMMAND = Command(
         ("mematlas record --machine -d 60s", "all processes"),
     ),
     words=(TARGET, MORE),
+    check=check,
+    own_failure=OWN_FAILURE,
     default_target=lambda args: EVERYBODY if args.machine and not args.words else None,
 )

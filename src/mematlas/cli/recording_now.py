@@ -34,6 +34,7 @@ def record_now(text: str, args: Namespace, session: Session) -> RecordingFiles:
     from mematlas.timeline.writing import RecordingWriter
     from mematlas.views.record import Line
 
+    result = None
     interval = args.every or min(max(args.duration / LOOKS, LEAST), MOST)
     allow_many_files()
     with Watch([text], session.procfs) as watch:
@@ -51,6 +52,8 @@ def record_now(text: str, args: Namespace, session: Session) -> RecordingFiles:
                 RecordingWriter(path, facts_of(watch, interval)) as writer,
             ):
                 result = record_into(writer, watch, interval, args.duration, rest=ending.rest, told=told)
+            if result is None:
+                raise KeyboardInterrupt  # somebody could not wait for the look that was going on
             files = RecordingFiles(path)
             files.connect_now()
             files.path = text

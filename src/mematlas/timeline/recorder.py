@@ -10,13 +10,14 @@ from mematlas.analysis.measures import OF_PROCESS, amounts_of
 from mematlas.errors import BadInput, NotSupported
 from mematlas.frozen import Record, record, replace
 from mematlas.model.machine import machine_of
+from mematlas.notes import Note
 from mematlas.observe.sums import SUMS
 from mematlas.timeline.check import why_unknown
 from mematlas.timeline.encoding import Encoder
 from mematlas.timeline.ring import Kept
 from mematlas.timeline.sampler import BUDGET, Cost, Sampler
 from mematlas.timeline.stream import MAGIC, frames_of
-from mematlas.timeline.watch import HELD, REDACTED, WHAT, Happening
+from mematlas.timeline.watch import HELD, HIDDEN, REDACTED, WHAT, Happening
 from mematlas.version import __version__
 
 TYPE_CHECKING = False
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from typing import BinaryIO, Protocol
 
     from mematlas.analysis.assertions import Assertion
-    from mematlas.notes import Note
     from mematlas.timeline.encoding import Rows
     from mematlas.timeline.watch import Look, Seen, Watch
 
@@ -53,6 +53,8 @@ class RecordResult(Record):
     is_over: bool
     """Whether it ended since all that was watched had ended."""
     kept: Kept
+    hidden: tuple[str, ...] = ()
+    """Which processes could no longer be looked at, and why."""
 
 
 class Stream:
@@ -115,8 +117,10 @@ def record_into(
     sampler: Sampler[Look] = Sampler(watch.look, interval, None if text else duration, budget, rest)
     encoder = Encoder(with_peaks=keep is None)
     first, last, held_at, is_new = 0.0, 0.0, None, True
+    hidden: list[str] = []
     for snapshot in sampler:
         found = snapshot.found
+        hidden += [one.text for one in found.happenings if one.kind == HIDDEN]
         if is_new and found.seen:
             is_new = False
             check_known(when, found)
@@ -140,9 +144,10 @@ def record_into(
         seconds=last - first,
         watched_s=sampler.seconds,
         cost=sampler.cost,
-        notes=tuple(sampler.notes()),
+        notes=(*sampler.notes(), *left_out(hidden if watch.everybody else ())),
         is_over=watch.is_over,
         kept=Kept(keep, text, held_at),
+        hidden=() if watch.everybody else tuple(hidden),
     )
 
 
@@ -173,6 +178,11 @@ def check_known(when: Sequence[Assertion], look: Look) -> None:
             if usage.reading.source == SUMS:
                 raise NotSupported(f"{one.measure} by sums alone", "--what vmas")
             raise why_unknown(one.measure, usage)
+
+
+def left_out(hidden: Sequence[str]) -> list[Note]:
+    """Return what there is to say where of all processes some may not be looked at."""
+    return [Note("left-out", f"left out: {len(hidden):,} processes, such as: {hidden[0]}")] if hidden else []
 
 
 def condition_of(when: Sequence[Assertion]) -> str:

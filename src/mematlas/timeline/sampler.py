@@ -181,9 +181,11 @@ class Sampler(Generic[Found]):
         """Return why looks were rarer than asked for, in words."""
         if not self._is_over_budget:
             return "looking took that long, or the machine was asleep"
-        seconds, whose = max((self.cost.cpu_s, "a processor"), (self.cost.stall_s, "the target's time"))
-        each = f"a look costs {round(1e3 * seconds / self.nr_looks, 1):g} ms of {whose}"
-        return f"{each}, and all may take {100 * self.budget:g} % of that (--budget)"
+        cost, first, nr = self.cost, self._first, self.nr_looks - 1
+        costs = (cost.cpu_s - first.cpu_s, "a processor"), (cost.stall_s - first.stall_s, "the target's time")
+        seconds, whose = max(costs)
+        each = f"a look after the first costs {round(1e3 * seconds / nr, 1):g} ms of {whose}"
+        return f"{each}, of which all may take {100 * self.budget:g} % (--budget)"
 
 
 def readings_of(found: Any) -> Iterable[Reading]:

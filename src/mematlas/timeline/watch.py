@@ -163,7 +163,7 @@ class Watch:
 
     Raises:
         TargetNotFound: at the start, none of a target is there.
-        PermissionDenied: a process that was named alone may not be looked at; or page tables may not be read.
+        PermissionDenied: a process that was named alone may not be looked at; or page tables, or frames, may not be.
         NotSupported: page tables are to be looked at, and cannot be read here.
     """
 
@@ -203,6 +203,8 @@ class Watch:
         try:
             if TABLES in self.what:
                 self._accesses.tables()
+            if "frames" in self.what:
+                procfs.open("kpagecount").close()
             for target in self.targets:
                 self._find(target)
             if everybody:
@@ -466,7 +468,7 @@ class Watch:
         """Watch a process no longer, which has ended, or may not be looked at.
 
         Raises:
-            PermissionDenied: it was named, and nothing else is watched.
+            PermissionDenied: this is the first look, it was named, and nothing else is watched.
         """
         one = self._watched.pop(key)
         one.process.close()
@@ -477,7 +479,7 @@ class Watch:
             self._left_out.add(key[0])
         elif is_group(one.target):
             self._refused.add(key)
-        elif not self._watched:
+        elif not self._watched and self._nr_looks == 1:
             raise error
         happenings.append(one.happened(HIDDEN, str(error)))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import signal
 import sqlite3  # before the user changes, who may not be able to read where it is
 import stat
@@ -31,11 +32,14 @@ LOG = "-wal"
 BESIDE = (LOG, "-shm")
 """What SQLite has beside a file that it writes."""
 NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+KILLED = "mematlas report shows what is in it"
 REPLY = 1 << 13
 """Bytes of what the writer says, at the most."""
 OPENED = b"opened"
 LOCKED = "locked"
 """What SQLite says of a file that somebody else has open."""
+LOCK_PATIENCE = 60.0
+"""Seconds that who writes into the file as well, or holds it locked, is waited for."""
 PATIENCE, STEP = 5.0, 0.05
 """Seconds that readers are waited for at the end, and between two tries."""
 MOST_LOG = 4 << 20
@@ -112,7 +116,7 @@ class RecordingWriter:
         self._let_go()
         size, _, rest = reply.partition(b" ")
         if not size.isdigit():
-            raise Error(reply.decode("utf-8", "replace") or f"{self.path}: what writes it was killed")
+            raise Error(reply.decode("utf-8", "replace") or f"{self.path}: what writes it was killed; {KILLED}")
         self.size, self.is_one_file = int(size), not rest
 
     def _send(self, data: bytes) -> None:
@@ -163,7 +167,9 @@ def write(path: str, force: bool, ring: Ring | None, fed: int, said: int) -> byt
     """
     make(path, force)
     try:
-        database = sqlite3.connect(os.path.abspath(path), isolation_level=None)  # ":memory:" is a name as any other
+        whole = os.path.abspath(path)  # ":memory:" is a name as any other
+        database = sqlite3.connect(whole, timeout=LOCK_PATIENCE, isolation_level=None)
+        made = os.stat(path)
         prepare(database)
     except (sqlite3.Error, OSError) as error:
         unmake(path)
@@ -183,13 +189,40 @@ def write(path: str, force: bool, ring: Ring | None, fed: int, said: int) -> byt
     except sqlite3.Error as error:
         with suppress(sqlite3.Error):
             finish(database)
-        raise Error(f"{path}: {error}; what was recorded before is in it") from None
+        raise Error(f"{path}: {error}; {what_is_left(path, made, nr_moments)}") from None
     finally:
         database.close()
     if not nr_moments:
         unmake(path)
         return b"0"
     return str(os.stat(path).st_size).encode("ascii") + (b"" if is_one_file else b" " + LOG.encode("ascii"))
+
+
+def what_is_left(path: str, made: os.stat_result, nr_moments: int) -> str:
+    """Return what there is of a recording that could not go on; of none that has nothing there is a file."""
+    try:
+        is_ours = os.path.samestat(os.lstat(path), made)
+    except OSError:
+        is_ours = False
+    if not is_ours:
+        return "somebody has taken the file away, or put another in its place"
+    if not nr_moments:
+        unmake(path)
+        return "nothing was recorded"
+    return f"what was recorded before is in it: mematlas report {shlex.quote(path)}"
+
+
+def refuse_path(path: str, force: bool) -> None:
+    """Refuse a path at which no file can be made, as far as can be seen before.
+
+    Raises:
+        BadInput: there is a file, or no directory.
+    """
+    if os.path.lexists(path) and not force:
+        raise BadInput(f"{path} exists: give another name, or --force")
+    directory = os.path.dirname(path) or "."
+    if not os.path.isdir(directory):
+        raise BadInput(f"{path}: {directory} is no directory")
 
 
 def make(path: str, force: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 
 from mematlas.views.format import format_path, format_seconds, format_size, format_span, number_of
@@ -58,18 +59,36 @@ def result_lines(result: RecordResult, writer: RecordingWriter | None = None) ->
         moments = f"nothing in {format_seconds(result.watched_s)}"
     yield f"recorded {moments}; {cost}{held}"
     kept = kept_text(result.kept)
+    yield from (f"no longer looked at: {text}" for text in result.hidden)
     if writer and not result.nr_moments:
         yield f"no file: {kept}" if kept else "no file"
     elif writer:
         path = writer.path
         size_text = format_size(writer.size) + (f", {kept}" if kept else "")
-        yield f"{format_path(path)}: {size_text}; next: mematlas report {format_path(path)}"
+        yield f"{format_path(path)}: {size_text}; {next_line(path)}"
         if not writer.is_one_file:
             from mematlas.timeline.writing import LOG
 
             yield f"a part of it is in {format_path(path + LOG)}: somebody reads it; the next report puts that in"
     elif kept:
         yield kept
+
+
+def cut_short_lines(writer: RecordingWriter | None) -> Iterator[str]:
+    """Yield what there is of a recording that was ended in the middle of a look."""
+    if writer and writer.size:
+        yield f"ended at once; {format_path(writer.path)}: {format_size(writer.size)}; {next_line(writer.path)}"
+    else:
+        yield "ended at once"
+
+
+def next_line(path: str) -> str:
+    """Return what to type next, with a recording.
+
+    >>> next_line("a b.mematlas")
+    "next: mematlas report 'a b.mematlas'"
+    """
+    return f"next: mematlas report {shlex.quote(format_path(path))}"
 
 
 def kept_text(kept: Kept) -> str:
