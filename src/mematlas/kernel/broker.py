@@ -265,12 +265,12 @@ class Worker:
 
     def _send_arrays(self, buffers: list[memoryview], data: bytes) -> None:
         """Send a record whose arrays are in an area, one after the other."""
-        from mematlas.kernel.shared_areas import NO_AREA, Areas
+        from mematlas.kernel.shared_areas import NO_AREA, Areas, places
 
         sizes = [len(buffer) for buffer in buffers]
         if self._areas is None:
             self._areas = Areas()
-        area_number, area, is_new = self._areas.area_for(sum(sizes))
+        area_number, area, is_new = self._areas.area_for(places(sizes)[-1][1])
         try:
             area.fill(buffers)
             message = marshal.dumps((area_number, area.size, sizes, data))

@@ -75,6 +75,10 @@ class _Prover(Walker):
         good &= lead_on.all(axis=(0, 1))
         return entries, good
 
+    def is_junk(self, level: int, entries: Words, span: Span) -> Bools:
+        """Return that none is: entries that no table can hold tell pages that are none, and of these that is proven."""
+        return np.zeros(len(entries), np.bool_)
+
     def changed(self, levels: list[TableLevel]) -> list[Span]:
         """Return no spans: what leads to a table was read once more when that was read."""
         return []
