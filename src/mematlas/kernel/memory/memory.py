@@ -364,7 +364,7 @@ class KernelMemory:
 
     def _gather(self, addresses: Words, size: int) -> tuple[Words, Bools]:
         nr, step = len(addresses), self.reader.batch_size
-        data = room_for_rows(nr, size // 8)
+        data = np.empty((nr, size // 8), np.uint64)
         good = np.empty(nr, np.bool_)
         for start in range(0, nr, step):
             part, part_good = self.reader.read_batch(addresses[start : start + step], size)
