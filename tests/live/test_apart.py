@@ -503,7 +503,7 @@ def test_no_table_shows_where_the_kernel_lies(victim: Callable[..., Victim]) -> 
 
     def attack(lender: Lender, _: BrokeredFS) -> list[Any]:
         number = lender.ask("hold_tables", *who, "auto")[0][0]
-        found = lender.ask("walk_tables", number, False, 0, (1 << 47) - 1, 1)[0].levels[0][2][0].tolist()
+        found = lender.ask("walk_tables", number, False, 0, (1 << 47) - 1, 1)[0].entries[0][0].tolist()
         refused = []
         for first, last in ((1 << 63, (1 << 64) - 1), (0, 1 << 63), (4096, 0)):
             try:
@@ -530,8 +530,8 @@ def test_tables_that_were_not_handed_over_are_shared_by_nobody_that_is_told(vict
             return memoryview(data).cast("i").tolist()
 
         before = shares([frame << 12 for frame in range(4096)])
-        levels = lender.ask("walk_tables", number, False, 0, (1 << 47) - 1, 9)[0].levels
-        lowest, above = (levels[place][1].tolist() for place in (-1, -2))
+        levels = list(lender.ask("walk_tables", number, False, 0, (1 << 47) - 1, 9)[0].levels())
+        lowest, above = (levels[place].tables.tolist() for place in (-1, -2))
         after = shares([above[0], top, lowest[0], 1 << 12])
         lender.tell("release_tables", number)
         return [before, after, shares(above[:1])]

@@ -37,11 +37,9 @@ from _signal import (  # type: ignore[import-not-found]
     pidfd_send_signal,
     signal,
 )
-from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
 from mematlas.errors import Error, ProcessGone, TargetNotFound, taken_apart
 from mematlas.frozen import record
-from mematlas.kernel.abandon import end_with, lacks_room, let_go_of_streams
 from mematlas.kernel.confine import USERS, import_nothing_from_here, unused_user
 from mematlas.kernel.descriptors import STDERR, close_all_but, write_within
 from mematlas.kernel.procfs import ProcFS
@@ -265,12 +263,12 @@ class Worker:
 
     def _send_arrays(self, buffers: list[memoryview], data: bytes) -> None:
         """Send a record whose arrays are in an area, one after the other."""
-        from mematlas.kernel.shared_areas import NO_AREA, Areas
+        from mematlas.kernel.shared_areas import NO_AREA, Areas, places
 
         sizes = [len(buffer) for buffer in buffers]
         if self._areas is None:
             self._areas = Areas()
-        area_number, area, is_new = self._areas.area_for(sum(sizes))
+        area_number, area, is_new = self._areas.area_for(places(sizes)[-1][1])
         try:
             area.fill(buffers)
             message = marshal.dumps((area_number, area.size, sizes, data))
@@ -526,6 +524,8 @@ def work(
     others: tuple[int, ...],
 ) -> NoReturn:
     """Serve one connection, in a worker: nothing here may return. ``others`` are the broker's ends."""
+    from mematlas.kernel.abandon import end_with, lacks_room, let_go_of_streams
+
     try:
         for fd in others:  # the next step takes one
             os.close(fd)
@@ -581,9 +581,15 @@ def run(broker: Broker, kept: tuple[int, ...]) -> NoReturn:
         for fd in (0, 1):
             os.dup2(null, fd)
         close_all_but(kept)
+        # Loaded here: the front end goes on meanwhile, and workers find what they need loaded.
+        from resource import RLIMIT_NOFILE, getrlimit, setrlimit
+
+        import mematlas.kernel.abandon
+
         _, most = getrlimit(RLIMIT_NOFILE)
         setrlimit(RLIMIT_NOFILE, (most, most))
         broker.serve()
+        mematlas.kernel.abandon.let_go_of_streams()  # nothing is left to say: who reads it waits for no end of ours
     except BaseException:
         import traceback
 

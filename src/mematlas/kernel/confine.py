@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import struct
 import sys
 
 from mematlas.errors import NotSupported, PermissionDenied
@@ -137,9 +136,7 @@ def leave_rights(kept: set[int]) -> None:
         PermissionDenied, NotSupported: as `confine` does.
     """
     from mematlas.kernel.descriptors import close_all_but
-    from mematlas.kernel.libc import libc
 
-    libc()  # found while we may go anywhere
     close_all_but({*kept, *hold_modules()})
     if not may_others_go(working_directory()):
         os.chdir("/")  # names without a slash at their head would lead where it may not go
@@ -153,10 +150,10 @@ def confine() -> int:
         PermissionDenied: needs CAP_SETUID and CAP_SETGID.
         NotSupported: this user namespace has no user to spare.
     """
-    from mematlas.kernel.libc import libc
+    from mematlas.kernel.libc import plain_function
 
+    call = plain_function("prctl")  # found while we may go anywhere
     uid = become_nobody_else()
-    call = libc().prctl
     for option, value in ((PR_SET_NO_NEW_PRIVS, 1), (PR_SET_DUMPABLE, 0)):
         if call(option, value, 0, 0, 0):
             raise NotSupported(f"prctl({option})")
@@ -273,10 +270,9 @@ def open_alone(path: str) -> int:
 
     Source: open_tree(2), since Linux 5.2, commit a07b20004793. Where that may not be done, it is one as any other.
     """
-    from mematlas.kernel.libc import libc
+    from mematlas.kernel.libc import plain_function
 
-    call = libc().syscall
-    fd: int = call(OPEN_TREE, AT_FDCWD, os.fsencode(path), OPEN_TREE_CLONE | os.O_CLOEXEC)
+    fd = plain_function("syscall")(OPEN_TREE, AT_FDCWD, os.fsencode(path), OPEN_TREE_CLONE | os.O_CLOEXEC)
     return fd if fd >= 0 else os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
@@ -309,19 +305,18 @@ def moved(path: str, held: dict[str, int]) -> str:
 
 def filter_calls() -> None:
     """Have the kernel refuse calls that we never make, where it is known how they are numbered."""
-    import ctypes
-
-    from mematlas.kernel.libc import libc
+    from mematlas.kernel.libc import at_address, plain_errno, plain_function
 
     machine = os.uname().machine
     if machine not in SECCOMP:
         return
     code = filter_code(machine)
-    program = ctypes.create_string_buffer(code, len(code))
-    fprog = ctypes.create_string_buffer(struct.pack("@HP", len(code) // 8, ctypes.addressof(program)))
-    done = libc().syscall(SECCOMP[machine], SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, fprog)
+    address, program = at_address(code)
+    fprog = b"".join(number.to_bytes(8, sys.byteorder) for number in (len(code) // 8, address))  # little-endian, both
+    done = plain_function("syscall")(SECCOMP[machine], SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, fprog)
+    del program
     # A kernel without CONFIG_SECCOMP_FILTER has nothing in its place; another answer names a thread that was left out.
-    if done and not (done == -1 and ctypes.get_errno() in (errno.EINVAL, errno.ENOSYS)):
+    if done and not (done == -1 and plain_errno() in (errno.EINVAL, errno.ENOSYS)):
         raise NotSupported("a filter of system calls", "a kernel that takes it")
 
 
@@ -348,7 +343,9 @@ def filter_code(machine: str) -> bytes:
     lines += [(JUMP_EQUAL, nr - 1 - at, at == nr - 1, number) for at, number in enumerate(TERMINAL_CALLS)]
     lines += [(RETURN, 0, 0, REFUSE)]
     lines += [(RETURN, 0, 0, ALLOW)]
-    return b"".join(struct.pack("=HBBI", *line) for line in lines)
+    sizes = (2, 1, 1, 4)
+    numbers = (number.to_bytes(size, sys.byteorder) for line in lines for number, size in zip(line, sizes, strict=True))
+    return b"".join(numbers)
 
 
 def check_confined() -> None:

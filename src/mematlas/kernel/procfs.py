@@ -263,6 +263,7 @@ class ProcessDir(Directory):
         """For how long the last reading of each file held the target's mmap lock."""
         self.tid = pid
         """The thread whose directory it is: the first one of the process, unless that has ended."""
+        self._identity: tuple[int, int] | None = None
         path = f"{procfs.root}/{pid}"
         try:
             held = open_directory(".", fd) if fd >= 0 else procfs.open_directory(pid)
@@ -275,9 +276,14 @@ class ProcessDir(Directory):
 
     @property
     def identity(self) -> tuple[int, int]:
-        """What names this process, or the thread that it is seen through, and no other: its number and its start."""
-        data = Directory.read(self, "stat")
-        return self.tid, int(data.rpartition(b")")[2].split()[START_FIELD])
+        """What names this process, or the thread that it is seen through, and no other: its number and its start.
+
+        Both stay what they are when it starts another program, in whichever thread (fs/exec.c, de_thread()).
+        """
+        if self._identity is None:
+            data = Directory.read(self, "stat")
+            self._identity = self.tid, int(data.rpartition(b")")[2].split()[START_FIELD])
+        return self._identity
 
     def _open(self, name: str, flags: int) -> int:
         return self.procfs.open_of(self, name, flags)

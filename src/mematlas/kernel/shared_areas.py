@@ -10,13 +10,12 @@ import fcntl
 import mmap
 import os
 import weakref
-from itertools import accumulate, pairwise
 
 from mematlas.arrays import np
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
 NR_AREAS = 2
@@ -25,8 +24,28 @@ MOST_KEPT = 16 << 20
 """Bytes of an area that is kept."""
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 """Whoever gets the memory cannot take pages away from under the writer, nor make it larger."""
+LINE = 64
+"""Bytes that small arrays begin at a multiple of."""
 NO_AREA = NR_AREAS
 """The number of memory that is not used again."""
+
+
+def places(sizes: Iterable[int]) -> list[tuple[int, int]]:
+    """Return from where to where arrays of such sizes lie, one after the other: large ones begin where a page does.
+
+    What lies across words is slow to read, and what begins a bit further into its page than what is copied there
+    is slow to write (`mematlas.kernel.memory.memory.room_for_rows`).
+
+    >>> places([24, 8, 5000]) == [(0, 24), (64, 72), (mmap.PAGESIZE, mmap.PAGESIZE + 5000)]
+    True
+    """
+    found, end = [], 0
+    for size in sizes:
+        edge = mmap.PAGESIZE if size >= mmap.PAGESIZE else LINE
+        start = -end // edge * -edge
+        end = start + size
+        found.append((start, end))
+    return found
 
 
 class Area:
@@ -49,12 +68,10 @@ class Area:
         self.memory.close()
         os.close(self.fd)
 
-    def fill(self, buffers: Iterable[memoryview]) -> None:
+    def fill(self, buffers: Sequence[memoryview]) -> None:
         """Put an answer into it."""
-        at = 0
-        for buffer in buffers:
-            self.memory[at : at + len(buffer)] = buffer
-            at += len(buffer)
+        for (start, end), buffer in zip(places(map(len, buffers)), buffers, strict=True):
+            self.memory[start:end] = buffer
 
 
 class Areas:
@@ -103,7 +120,7 @@ class Looked:
 
         An array of a part of an array would hold the whole of it alone.
         """
-        made = [self._memory[start:end] for start, end in pairwise(accumulate(sizes, initial=0))]
+        made = [self._memory[start:end] for start, end in places(sizes)]
         self._parts = [weakref.ref(part) for part in made]
         return [part.data for part in made]
 

@@ -38,8 +38,8 @@ def sharing_memory(process: ProcessDir, everywhere: bool = False) -> list[int] |
     pids = []
     for other in all_others(process) if everywhere else relatives(process):
         try:
-            if layout_of(other) != own:
-                continue
+            if layout_of(other) != own or other.pid in procfs.helpers:
+                continue  # those who work for us are forks of ours
             from mematlas.kernel.kcmp import SAME, compare_memory  # hardly anybody comes so far
 
             if procfs.ask(compare_memory, process, other.tid) != SAME:

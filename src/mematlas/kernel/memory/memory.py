@@ -40,6 +40,17 @@ IMAGE, IMAGE_END = 0xFFFFFFFF80000000, 0xFFFFFFFFFF000000
 """Where the kernel itself and its modules are (same document), with the names that are part of its code."""
 
 
+def room_for_rows(nr: int, nr_words: int) -> Words:
+    """Return rows of words, of which the first begins where a page does, as what is copied into them does.
+
+    A few bytes behind that, where `malloc` has large arrays begin, copying takes ten times as long: the processor takes
+    what it is to read for what it has just written, if the last 12 bits of both addresses are the same.
+    """
+    room = np.empty(nr * nr_words + PAGE // 8, np.uint64)
+    first = -room.ctypes.data % PAGE // 8
+    return room[first : first + nr * nr_words].reshape(nr, nr_words)
+
+
 class KernelMemory:
     """Page tables of the kernel, through one reader. Made by `mematlas.kernel.memory.readers.open_kernel_memory`."""
 
@@ -152,21 +163,24 @@ class KernelMemory:
         """How many tables `together` reads at once; 0 where it cannot."""
         return self.reader.batch_size if getattr(self.reader, "is_one_section", False) else 0
 
-    def together(self, phys_addresses: Words) -> tuple[Words, Bools]:
+    def together(self, phys_addresses: Words, new: slice = slice(0)) -> tuple[Words, Bools]:
         """Return tables that we were led to, all read inside of one RCU read-side critical section, in this order.
 
         A table that another one of these led to, which was read before it, was no other page's when it was read: tables
-        are freed after such sections (mm/mmu_gather.c, tlb_remove_table()).
+        are freed after such sections (mm/mmu_gather.c, tlb_remove_table()). Those that are ``new`` lead on to others.
+        The rows hold until the next are read.
 
         Raises:
             NotSupported: the reader has no such sections.
         """
         if not 0 < len(phys_addresses) <= self.most_together:
             raise NotSupported(f"reading tables together with {self.name}", "programs of BPF that run under RCU")
-        known = (self._heights_of(phys_addresses) != 0) & (phys_addresses & np.uint64(PAGE - 1) == 0)
+        heights = self._heights_of(phys_addresses)
+        known = (heights != 0) & (phys_addresses & np.uint64(PAGE - 1) == 0)
         addresses = np.where(known, phys_addresses + np.uint64(self.base), np.uint64(0))
         data, good = self.reader.read_batch(addresses, PAGE)
-        return data.copy(), known & good
+        self._learn(data[new], heights[new])
+        return data, known & good
 
     def _heights_of(self, phys_addresses: Words) -> Bytes:
         frames = phys_addresses // np.uint64(PAGE)
@@ -175,7 +189,7 @@ class KernelMemory:
 
     def _learn(self, entries: Words, heights: Bytes) -> None:
         """Remember which tables rows of entries lead to; ``heights`` are those of the tables that they stand in."""
-        for height in range(2, self.levels + 1):
+        for height in range(2, int(heights.max(initial=0)) + 1):
             rows = heights == height
             if not rows.any():
                 continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mematlas.errors import Error
 from mematlas.model.pagetables.access import PageTableAccess
 from mematlas.model.pagetables.lent_frames import LentFrames
-from mematlas.model.pagetables.walk import TableLevel, Walk, WalkingSource
+from mematlas.model.pagetables.walk import Walk, WalkingSource
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,8 +92,7 @@ class LentMemory(WalkingSource):
     def walk(self, pgd: int, first: int, last: int, nr_levels: int) -> Walk:
         """Return the tables of a range: the broker walks them."""
         packed: PackedWalk = self.lender.ask("walk_tables", *self._held[pgd], first, last, nr_levels)[0]
-        levels = tuple(TableLevel(number, *arrays) for number, arrays in enumerate(packed.levels))
-        return Walk(self.facts.mode, pgd, first, last, levels, packed.torn, packed.nr_retries)
+        return Walk(self.facts.mode, pgd, first, last, tuple(packed.levels()), packed.torn, packed.nr_retries)
 
     def walk_address(self, pgd: int, address: int) -> tuple[WalkStep, ...]:
         """Return how one address is translated."""

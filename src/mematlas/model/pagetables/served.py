@@ -19,7 +19,7 @@ from mematlas.model.pagetables.count_access import CountAccess, CountedTables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
     from typing import Any
 
     from mematlas.arrays import Bytes, Words
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcFS
     from mematlas.model.pagetables.access import PageTableAccess
     from mematlas.model.pagetables.entries import PagingMode
-    from mematlas.model.pagetables.walk import Span, WalkStep
+    from mematlas.model.pagetables.walk import Span, TableLevel, WalkStep
     from mematlas.notes import Note
 
 LEVEL_SHIFTS = range(PAGE_SHIFT + TABLE_BITS, PAGE_SHIFT + 4 * TABLE_BITS, TABLE_BITS)
@@ -65,10 +65,25 @@ class KernelFacts:
 class PackedWalk:
     """What of a walk is not known to who asked for it."""
 
-    levels: tuple[tuple[Words, Words, Words, Bytes], ...]
-    """Of each level the addresses, the tables, the entries and the rights."""
+    entries: tuple[Words, ...]
+    """Of each level, a row for each table."""
+    places: Words
+    """Of each level the addresses, and then the tables."""
+    rights: Bytes
+    """Of the tables of all levels."""
     torn: tuple[Span, ...]
     nr_retries: int
+
+    def levels(self) -> Iterator[TableLevel]:
+        """Yield the levels, from the top one on."""
+        from mematlas.model.pagetables.walk import TableLevel  # with numpy, which who counts tables does without
+
+        at = 0
+        for number, entries in enumerate(self.entries):
+            end = at + len(entries)
+            addresses, tables = self.places[2 * at : at + end], self.places[at + end : 2 * end]
+            yield TableLevel(number, addresses, tables, entries, self.rights[at:end])
+            at = end
 
 
 _accesses: dict[str, PageTableAccess] = {}
@@ -153,6 +168,7 @@ def are_tables_current(procfs: ServedFS, number: int) -> bool:
 
 def walk_tables(procfs: ServedFS, number: int, user_copy: bool, first: int, last: int, nr_levels: int) -> PackedWalk:
     """Return the tables of a range, down to a level: its first and last address are given."""
+    from mematlas.arrays import np
     from mematlas.model.pagetables.proof import prove
 
     access, pgd = may_walk(procfs, number, user_copy, last)
@@ -164,8 +180,10 @@ def walk_tables(procfs: ServedFS, number: int, user_copy: bool, first: int, last
         top = found.levels[0].entries
         top[:, top.shape[1] // 2 :] = 0
     _walked[number] = tuple(one.tables for one in found.levels[1 : len(access.mode.levels) - 1])
-    levels = tuple((one.addresses, one.tables, one.entries, one.rights) for one in found.levels)
-    return PackedWalk(levels, found.torn, found.nr_retries)
+    # Few arrays: to send one takes as long as to read some tables.
+    places = np.concatenate([column for one in found.levels for column in (one.addresses, one.tables)])
+    rights = np.concatenate([one.rights for one in found.levels])
+    return PackedWalk(tuple(one.entries for one in found.levels), places, rights, found.torn, found.nr_retries)
 
 
 def walk_to_address(procfs: ServedFS, number: int, user_copy: bool, address: int) -> tuple[WalkStep, ...]:

@@ -239,10 +239,10 @@ class Walker:
         apart = not self.mode.shared_tables and span[0] >= self.mode.user_end
         address = np.array([self.mode.kernel_start if apart else 0], np.uint64)
         table = np.array([self.pgd], np.uint64)
-        level, broken = self._read(0, address, table, all_rights, span)
+        level, broken = self._read([], address, table, all_rights, span)
         levels = [level]
         while len(levels) < self.nr_levels:
-            level, bad = self._read(len(levels), *self._followed(levels[-1], span), span)
+            level, bad = self._read(levels, *self._followed(levels[-1], span), span)
             levels.append(level)
             broken += bad
         return levels, broken
@@ -265,10 +265,18 @@ class Walker:
             rights |= EXECUTABLE
         return addresses, address_of(mode, entries), rights
 
+    def read_tables(self, above: list[TableLevel], addresses: Words, tables: Words) -> tuple[Words, Bools]:
+        """Return the tables that the last level of those above leads to, a row each, and which of them are good.
+
+        ``addresses`` are the first that each of them translates.
+        """
+        return self.source.tables(tables, self.mode.levels[len(above)].nr_entries)
+
     def _read(
-        self, level: int, addresses: Words, tables: Words, rights: Bytes, span: Span
+        self, above: list[TableLevel], addresses: Words, tables: Words, rights: Bytes, span: Span
     ) -> tuple[TableLevel, list[Span]]:
-        entries, good = self.source.tables(tables, self.mode.levels[level].nr_entries)
+        level = len(above)
+        entries, good = self.read_tables(above, addresses, tables)
         for start in range(0, len(tables), NR_ROWS):
             rows = slice(start, start + NR_ROWS)
             good[rows] &= ~self.is_junk(level, entries[rows], span)

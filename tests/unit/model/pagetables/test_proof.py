@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 
 from constructed_pagetables import CODE, DATA, MODE, PATH, START, ConstructedTables, Words, map_page, plain_tables
@@ -17,30 +17,34 @@ USER_END = MODE.user_end - 1
 
 
 class Together(ConstructedTables):
-    """Tables of which some can be read together. ``truth`` are those that are there then; by default the same."""
+    """Tables of which some can be read together. ``changes`` are made once a table has been read, by its address."""
 
     most_together = 8
-    truth: dict[int, Words] | None = None
+    changes: dict[int, Callable[[], None]]
     read_together: list[list[int]]
 
-    def together(self, phys_addresses: Words) -> tuple[Words, Any]:
+    def together(self, phys_addresses: Words, new: slice) -> tuple[Words, Any]:
         self.read_together.append(phys_addresses.tolist())
         assert 0 < len(phys_addresses) <= self.most_together
-        here = self.by_address if self.truth is None else self.truth
-        rows = [here.get(address, np.zeros(512, np.uint64)) for address in phys_addresses.tolist()]
-        good = [address in here for address in phys_addresses.tolist()]
-        return np.array(rows), np.array(good)
+        return self.tables(phys_addresses)
+
+    def tables(self, phys_addresses: Words, nr_entries: int = 512) -> tuple[Words, Any]:
+        return self.changed(phys_addresses, super().tables(phys_addresses, nr_entries))
+
+    def entries(self, phys_addresses: Words) -> tuple[Words, Any]:
+        return self.changed(phys_addresses, super().entries(phys_addresses))
+
+    def changed(self, phys_addresses: Words, found: tuple[Words, Any]) -> tuple[Words, Any]:
+        for address in phys_addresses.tolist():
+            self.changes.pop(address & ~0xFFF, lambda: None)()
+        return found
 
 
 def together(made: ConstructedTables) -> Any:
     found = Together(made.mode, made.memory_end)
     found.by_address = made.by_address
-    found.read_together = []
+    found.read_together, found.changes = [], {}
     return found
-
-
-def copied(made: ConstructedTables) -> dict[int, Words]:
-    return {address: words.copy() for address, words in made.by_address.items()}
 
 
 def many() -> Any:
@@ -74,37 +78,41 @@ def test_each_table_is_read_between_those_above_it() -> None:
         assert nr == 0 or asked[0] == PATH[0]
 
 
-def forged(made: Any) -> Any:
-    """Have a walk find a PMD whose page is somebody's by then, with an entry that leads to a secret."""
-    made.truth = copied(made)
-    made.by_address = copied(made)
+def forge(made: Any, seen: int, unlinked_in: int) -> None:
+    """Once a table has been read, unlink what it leads to, or itself, and put what is somebody's into that page."""
+
+    def change() -> None:
+        below = PATH[PATH.index(seen) + 1]
+        made.by_address[unlinked_in][:3] = 0
+        made.put(below, 3, 0, 0x1234567)
+        made.put(below, 2, 5, SECRET | 0x67)
+
     made.put(SECRET, 3, 0, 0x1234567)
-    made.put(PATH[2], 2, 5, SECRET | 0x67)
-    return made
+    made.changes[seen] = change
 
 
-@pytest.mark.parametrize("has_pud", [True, False])
-def test_a_page_that_was_a_table_and_is_none_leads_nowhere(has_pud: bool) -> None:
-    made = forged(many())
-    assert made.truth
-    if not has_pud:
-        # The table itself is not linked any more, and its page still says what it did.
-        made.truth[PATH[1]][1] = 0
-        made.truth[PATH[2]] = made.by_address[PATH[2]]
-        made.truth[SECRET] = made.by_address[SECRET]
+FORGED = [(PATH[level], PATH[above]) for level in range(3) for above in range(level + 1)]
+
+
+@pytest.mark.parametrize(("seen", "unlinked_in"), FORGED)
+def test_a_page_that_was_a_table_and_is_none_leads_nowhere(seen: int, unlinked_in: int) -> None:
+    made = many()
+    forge(made, seen, unlinked_in)
     found = prove(made, MODE, PATH[0], (START, START + (1 << 30) - 1), 4)
     told = [entry for level in found.levels for entry in level.entries.reshape(-1).tolist()]
+    assert not made.changes
     assert 0x1234567 not in told
     assert SECRET | 0x67 not in told
-    assert SECRET not in [table for level in found.levels for table in level.tables.tolist()]
+    assert not any(SECRET in asked for asked in made.read_together)
 
 
 def test_an_address_is_not_translated_by_a_page_that_is_no_table() -> None:
-    made = forged(many())
-    forged_steps = walk_address(made, MODE, PATH[0], START + 5 * (1 << 21))
-    steps = prove_address(made, MODE, PATH[0], START + 5 * (1 << 21))
-    assert forged_steps[-1].table == SECRET  # the control
-    assert [step.level for step in steps] == ["pgd", "pud", "pmd"]
+    made, control, address = many(), many(), START + 5 * (1 << 21)
+    for tables in (made, control):
+        forge(tables, PATH[1], PATH[1])
+    assert walk_address(control, MODE, PATH[0], address)[-1].table == SECRET
+    steps = prove_address(made, MODE, PATH[0], address)
+    assert [step.level for step in steps] == ["pgd", "pud"]
     assert steps[-1].state == "empty"
 
 
@@ -121,8 +129,8 @@ def test_a_table_that_changes_in_the_middle_of_reading_together_is_left_out() ->
     made = many()
     plain = made.together
 
-    def moved(phys_addresses: Words) -> tuple[Words, Any]:
-        rows, good = plain(phys_addresses)
+    def moved(phys_addresses: Words, new: slice) -> tuple[Words, Any]:
+        rows, good = plain(phys_addresses, new)
         if len(phys_addresses) > 2:
             rows[-1] = 0  # behind it, the one above leads to it no more
         return rows, good
@@ -134,15 +142,22 @@ def test_a_table_that_changes_in_the_middle_of_reading_together_is_left_out() ->
     assert not found.levels[0].entries[0, 0]  # nothing that nobody can follow
 
 
-def test_a_table_that_is_new_since_the_walk_is_not_spoken_of() -> None:
+def test_a_table_that_is_new_since_that_above_it_was_read_is_not_spoken_of() -> None:
     made = many()
-    made.truth = copied(made)
-    extra = Together(MODE)
-    extra.by_address = made.truth
-    extra.map(START + (7 << 21), [*PATH[:3], 0x555000], 0x67, 0x700000 | CODE)
+    path = [*PATH[:3], 0x555000]
+    made.changes[PATH[2]] = lambda: made.map(START + (7 << 21), path, 0x67, 0x700000 | CODE)
     found = prove(made, MODE, PATH[0], (START, START + (1 << 30) - 1), 4)
     assert 0x555067 not in found.levels[2].entries
     assert not found.torn
+
+
+@pytest.mark.parametrize("most", [7, 8, 9, 16, 40])
+def test_tables_of_many_parents_are_read_together(most: int) -> None:
+    made = many()
+    made.most_together = most
+    found = prove(made, MODE, PATH[0], (0, USER_END), 4)
+    assert found.levels[3].tables.tolist() == walk(made, MODE, PATH[0]).levels[3].tables.tolist()
+    assert max(map(len, made.read_together)) > most - 3
 
 
 def test_where_nothing_proves_it_nothing_is_given() -> None:
