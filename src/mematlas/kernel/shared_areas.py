@@ -36,7 +36,7 @@ def places(sizes: Iterable[int]) -> list[tuple[int, int]]:
     What lies across words is slow to read, and what begins a bit further into its page than what is copied there
     is slow to write (`mematlas.kernel.memory.memory.room_for_rows`).
 
-    >>> places([24, 8, 5000]) == [(0, 24), (64, 72), (mmap.PAGESIZE, mmap.PAGESIZE + 5000)]
+    >>> places([24, 8, mmap.PAGESIZE]) == [(0, 24), (64, 72), (mmap.PAGESIZE, 2 * mmap.PAGESIZE)]
     True
     """
     found, end = [], 0
