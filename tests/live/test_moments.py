@@ -7,6 +7,7 @@ import json
 import mmap
 import os
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -309,6 +310,26 @@ def test_a_moment_has_the_processes_that_there_were(family: tuple[Path, list[int
     assert (several.returncode, f"{path}@100ms:{min(pids)}" in several.stderr) == (3, True)
     gone = mematlas("maps", f"{path}@1.9s:{pids[1]}")
     assert (gone.returncode, f"has no process {pids[1]} at 1.9 s" in gone.stderr) == (3, True)
+    assert f"the last moment of that is @end:{pids[1]}" in gone.stderr
+    never = mematlas("maps", f"{path}@end:1")
+    assert (never.returncode, f"has no process 1: mematlas report {path}" in never.stderr) == (3, True)
+
+
+def test_the_end_of_a_process_that_has_ended_is_its_last_moment(family: tuple[Path, list[int]]) -> None:
+    path, pids = family
+    last = answer("usage", f"{path}@end:{pids[1]}")
+
+    assert last["target"]["pid"] == pids[1]
+    assert last["rows"][0]["rss"] > 0
+    assert [row["pid"] for row in answer("ps", f"{path}@end")["rows"]] == pids[:1]
+
+
+def test_the_end_of_a_program_that_has_ended_is_the_last_moment_with_a_process(tmp_path: Path) -> None:
+    path = tmp_path / "x.mematlas"
+    run = mematlas("record", "-o", path, *FAST, "--", sys.executable, "-c", "import time; time.sleep(1)")
+    assert run.returncode == 0, run.stderr
+
+    assert answer("usage", f"{path}@end")["rows"][0]["rss"] > 0
 
 
 @pytest.mark.parametrize(
