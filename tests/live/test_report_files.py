@@ -15,6 +15,7 @@ import pytest
 
 from constructed_recording import MIB, item, write_looks
 from helpers import mematlas
+from mematlas.frozen import replace
 from pictures import HOSTILE, pixels_of, texts_of
 from victim import DEADLINE
 
@@ -190,6 +191,18 @@ def test_where_there_is_nothing_to_draw_there_is_no_file(tmp_path: Path) -> None
         assert (run.returncode, run.stdout) == (5, "")
         assert text in run.stderr
     assert beside(recording) == set()
+
+
+@pytest.mark.parametrize("words", [(), ("--json",), ("-o", "x.svg"), ("-o", "x.json")])
+def test_accessed_pages_that_were_not_recorded_are_refused_in_all_forms(words: tuple[str, ...], tmp_path: Path) -> None:
+    vma = replace(item(0x10000000, MIB, MIB, "[heap]"), nr_accessed=None)
+    recording = write_looks(tmp_path / "x.mematlas", [{(7, "shop"): [vma]}] * 3)
+    words = tuple(str(tmp_path / word) if "." in word else word for word in words)
+    run = report(Path(recording), "heatmap", "--of", "accessed", *words)
+
+    assert (run.returncode, run.stdout) == (5, "")
+    assert "accessed pages are not recorded (record --source tables)" in run.stderr
+    assert beside(Path(recording)) == set()
 
 
 def test_a_file_that_finds_no_room_is_taken_away(recording: Path) -> None:

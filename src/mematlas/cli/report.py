@@ -212,7 +212,14 @@ def table_of(recording: Recording, kind: str, args: Namespace, session: Session)
     from mematlas.timeline.tracks import curves_of, tracks_of
     from mematlas.views.picture import can_draw
     from mematlas.views.report import summary_table
-    from mematlas.views.tracks import churn_table, curves_table, growth_table, heatmap_table
+    from mematlas.views.tracks import (
+        NOT_ACCESSED,
+        churn_table,
+        curves_table,
+        growth_table,
+        heatmap_table,
+        use_is_missing,
+    )
 
     ascii_only = not can_draw(session.out.encoding)
     summary = summary_of(recording)
@@ -227,6 +234,8 @@ def table_of(recording: Recording, kind: str, args: Namespace, session: Session)
         return curves_table(summary, curves_of(recording), args.limit, ascii_only)
     tracks = list(tracks_of(recording))
     if kind == "heatmap":
+        if args.of == "accessed" and use_is_missing(tracks):
+            raise NotHeld(recording.path, f"{recording.path}: {NOT_ACCESSED}")
         return heatmap_table(summary, tracks, args.of or OF[0], args.limit, ascii_only)
     return (growth_table if kind == "growth" else churn_table)(summary, tracks, args.limit)
 

@@ -51,6 +51,25 @@ def test_what_grows_is_ranked_with_its_manner(path: str) -> None:
     assert any("+1 MiB/s" in line and "leak" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("vmas", "nr_looks", "growth", "churn"),
+    [
+        (True, 4, "growth takes 5 looks at a process, and there are 4: record longer, or with -i", "nothing has come"),
+        (True, 5, "nothing has grown", "nothing has come or gone between two looks"),
+        (False, 5, "no VMA is recorded (record --what vmas)", "no VMA is recorded (record --what vmas)"),
+    ],
+)
+def test_why_nothing_is_shown_is_said(vmas: bool, nr_looks: int, growth: str, churn: str, tmp_path: Path) -> None:
+    vma = item(0x10000000, MIB, MIB, "[heap]")
+    path = write(tmp_path / "x.mematlas", [[vma] if vmas else []] * nr_looks)
+    with Recording(path) as recording:
+        summary, tracks = summary_of(recording), list(tracks_of(recording))
+        last = [list(make(summary, tracks, None).lines())[-1] for make in (growth_table, churn_table)]
+
+    assert last[0] == growth
+    assert last[1].startswith(churn)
+
+
 def test_what_comes_and_goes_is_added_up(path: str) -> None:
     with Recording(path) as recording:
         found = {one.track.path: one for one in churning(tracks_of(recording))}
