@@ -7,6 +7,7 @@ import json
 import mmap
 import os
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -349,6 +350,32 @@ def test_what_is_no_recording_is_refused_and_leaves_nothing_behind(tmp_path: Pat
     assert "Traceback" not in run.stderr
     assert [each.name for each in tmp_path.iterdir()] == ["x.mematlas"]
     assert mematlas("usage", tmp_path / "nothing.mematlas@1s").returncode == 3
+
+
+def test_what_is_wrong_with_a_moment_is_said_of_it_as_it_was_named(saved: tuple[Path, str], tmp_path: Path) -> None:
+    moment = saved[1]
+    captured = mematlas("capture", moment, tmp_path / "new")
+    assert (captured.returncode, f"{moment} is no process that runs" in captured.stderr) == (2, True)
+
+    # Two VMAs in one place are found out about where maps is read.
+    path = tmp_path / "hostile.mematlas"
+    path.write_bytes(Path(moment.rpartition("@")[0]).read_bytes())
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        (end,) = database.execute('SELECT max("end") FROM vma WHERE start > 0').fetchone()
+        database.execute('UPDATE vma SET "end" = ? WHERE start = (SELECT min(start) FROM vma WHERE start > 0)', (end,))
+    refused = mematlas("maps", f"{path}@0s")
+    assert refused.returncode == 1, refused.stderr
+    assert "expected ranges of pages in ascending order" in refused.stderr
+    assert f"{path}@0s/" in refused.stderr
+    assert "mematlas-" not in refused.stderr
+
+
+def test_where_no_descriptor_is_left_no_file_is_named_that_is_not_there() -> None:
+    code = "import os, resource\nfrom mematlas.kernel.procfs import ProcFS\n"
+    code += "fd = os.dup(0)\nresource.setrlimit(resource.RLIMIT_NOFILE, (fd + 1, fd + 1))\nos.close(fd)\nProcFS()"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "/proc: Too many open files" in run.stderr
+    assert "machine.json" not in run.stderr.splitlines()[-1]
 
 
 def test_a_name_with_a_moment_of_no_file_is_a_name() -> None:

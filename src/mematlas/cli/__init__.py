@@ -199,6 +199,9 @@ def run_command(name: str, words: list[str], apart: bool = False) -> int:
 
             part(name, args, session)
         code = command.run(args, session)
+    except Error as error:
+        error.args = tuple(session.as_named(arg) if isinstance(arg, str) else arg for arg in error.args)
+        raise
     except KeyboardInterrupt:
         if session.ending is None or not session.ending.exit_code:
             raise

@@ -334,7 +334,13 @@ class Session:
 
     def write_notes(self, notes: Iterable[Note]) -> None:
         """Write notes to standard error, each once."""
-        self.write_lines([f"note: {format_message(note.text)}" for note in notes])
+        self.write_lines([f"note: {format_message(self.as_named(note.text))}" for note in notes])
+
+    def as_named(self, text: str) -> str:
+        """Return a message with the moments of recordings as they were named, not where they are unpacked."""
+        for name, moment in self.moments.items():
+            text = text.replace(moment.directory, name)
+        return text
 
     def write_lines(self, lines: list[str]) -> None:
         """Write lines to standard error, folded where that is a screen."""
