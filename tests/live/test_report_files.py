@@ -160,6 +160,30 @@ def test_what_cannot_be_is_refused_and_nothing_is_made(words: tuple[str, ...], t
     assert beside(recording) == set()
 
 
+MISTAKEN = [
+    ("x.mematlas -d 1s", 2, "x.mematlas is a recording already: mematlas report x.mematlas, without -d"),
+    ("x.mematlas@1s -d 1s", 2, "x.mematlas is a recording already: mematlas report x.mematlas, without -d"),
+    (
+        "x.mematlas@1s",
+        3,
+        "report is of all moments: mematlas report x.mematlas; one moment: mematlas usage x.mematlas@1s",
+    ),
+    ("-d 3s -- sleep 1", 2, "a program is recorded by mematlas record -- sleep 1"),
+    ("-d 3s -- sleep 1 2", 2, "a program is recorded by mematlas record -- sleep 1 2"),
+    ("x.mematlas sumary", 2, "no report 'sumary' (did you mean summary?)"),
+    (".", 2, ". is a directory: report takes a FILE of mematlas record"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "text"), MISTAKEN)
+def test_what_was_mistaken_for_something_else_is_said(words: str, code: int, text: str, recording: Path) -> None:
+    line = [sys.executable, "-m", "mematlas", "report", *words.replace("x.mematlas", recording.name).split()]
+    run = subprocess.run(line, cwd=recording.parent, capture_output=True, text=True, timeout=DEADLINE, check=False)
+
+    assert (run.returncode, run.stdout) == (code, "")
+    assert text.replace("x.mematlas", recording.name) in run.stderr
+
+
 def test_what_is_there_is_kept_unless_somebody_says_otherwise(recording: Path) -> None:
     path = recording.with_suffix(".svg")
     path.write_text("before")

@@ -337,7 +337,8 @@ def distinct(targets: Sequence[Target]) -> list[Target]:
     for target in targets:
         if target.procfs.root != targets[0].procfs.root:
             raise BadInput(
-                "captures cannot be combined with each other or with running processes: look at them one at a time"
+                "captures and moments of recordings cannot be combined with each other, or with running processes:"
+                " look at them one at a time, or at what is different with mematlas diff"
             )
         if by_pid.setdefault(target.pid, target) is not target:
             target.close()
