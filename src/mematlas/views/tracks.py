@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mematlas.analysis.growth import LEAST_LOOKS
 from mematlas.timeline.tracks import churning, growing
-from mematlas.views.format import fold_message, format_path, format_seconds, format_size
+from mematlas.views.format import fold_message, format_path, format_seconds, format_size, padded, shorten, width_of
 from mematlas.views.histogram import bar
 from mematlas.views.picture import ASCII_BARS, BARS
 from mematlas.views.report import heading, target_of
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 WIDTH = 60
 """Columns of a curve where there is no screen."""
 LEAST = 10
+MOST_NAME = 30
+"""Columns of a name in the heatmap."""
 FINE = 1000
 SHADES = " ·░▒▓█"
 ASCII_SHADES = " .:+#@"
@@ -200,13 +202,14 @@ def heatmap_table(summary: Summary, tracks: Sequence[Track], what: str, limit: i
             yield NO_VMA
             return
         names = [name_of(track, several=len({one.process for one in shown}) > 1) for track in shown]
-        head = min(max(map(len, names)), 30)
+        head = min(max(map(width_of, names)), MOST_NAME)
+        names = padded([shorten(name, head) for name in names], head, right=False)
         room = max((width or WIDTH + head + 13) - head - 13, LEAST)
         yield from fold_message(f"{span_of((0.0, summary.seconds))}: {WHAT[what]}", width)
         for name, track in zip(names, shown, strict=True):
             shares = cells_of(track, what, room, page_size_of(summary), summary.seconds)
             cells = "".join(shade(share, shades) for share in shares)
-            yield f"{name[-head:]:<{head}} |{cells}| {size_text(track.peak, in_bytes)}"
+            yield f"{name} |{cells}| {size_text(track.peak, in_bytes)}"
         marks = " ".join(f"{mark}={share}" for mark, share in zip(shades[1:], SHARES, strict=True))
         yield from fold_message(f"{marks} of its largest size, ?=not known; on the right its peak RSS", width)
         if len(rows) > len(shown):
