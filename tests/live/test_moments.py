@@ -370,6 +370,21 @@ def test_what_is_wrong_with_a_moment_is_said_of_it_as_it_was_named(saved: tuple[
     assert "mematlas-" not in refused.stderr
 
 
+@pytest.mark.parametrize("command", ["record", "pageout", "cold", "willneed", "collapse"])
+def test_what_is_over_is_neither_recorded_nor_acted_on(command: str, saved: tuple[Path, str], tmp_path: Path) -> None:
+    words = ("-o", tmp_path / "new.mematlas", "-d", "1s") if command == "record" else ()
+    for target, what in ((saved[1], "a moment of a recording"), (saved[0], "a capture")):
+        run = mematlas(command, target, *words)
+        assert (run.returncode, run.stdout) == (2, "")
+        assert f"{target} is {what}: {command} " in run.stderr
+        assert "processes that run" in run.stderr
+    assert list(tmp_path.iterdir()) == []
+    if command == "record":
+        assert mematlas(command, "self", saved[1], *words).returncode == 2
+    elif command != "collapse":  # what that could do is not known of anything that is over
+        assert mematlas(command, saved[1], "--dry-run").returncode == 0
+
+
 def test_where_no_descriptor_is_left_no_file_is_named_that_is_not_there() -> None:
     code = "import os, resource\nfrom mematlas.kernel.procfs import ProcFS\n"
     code += "fd = os.dup(0)\nresource.setrlimit(resource.RLIMIT_NOFILE, (fd + 1, fd + 1))\nos.close(fd)\nProcFS()"

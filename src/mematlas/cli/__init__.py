@@ -192,6 +192,7 @@ def run_command(name: str, words: list[str], apart: bool = False) -> int:
     try:
         if command.takes_target:
             default = command.default_target(args) if command.default_target else None
+            session.why_now = why_now(name, args)
             session.take_target(args, default)
         one_thread_of_numpy()
         if apart:
@@ -214,6 +215,15 @@ def run_command(name: str, words: list[str], apart: bool = False) -> int:
         launched = session.launched.exit_code
         return launched if launched > 0 else 128 - launched
     return code
+
+
+def why_now(name: str, args: Namespace) -> str:
+    """Return why what a command is given has to run, and is of no recording and no capture; empty where it need not."""
+    if name in ("record", "collapse"):
+        return f"{name} is for processes that run"
+    if COMMANDS.get(name, ("",))[0] == "Act" and not args.dry_run:
+        return f"{name} acts on processes that run (--dry-run plans)"
+    return ""
 
 
 def one_thread_of_numpy() -> None:
