@@ -65,6 +65,9 @@ for word in sys.stdin:
         for address, nr_pages in ((mapped, 37), (freed, 47)):
             libc.mmap(address, nr_pages * P, 0, 0x32, -1, 0)
         libc.mmap(mapped, 37 * P, 3, 0x32, -1, 0); libc.madvise(mapped, 37 * P, NOHUGE); write(mapped, range(29))
+    elif word == "protected\\n":
+        libc.mprotect(freed, 19 * P, 1)
+        libc.munmap(mapped + 30 * P, 3 * P)
     elif word == "moved\\n":
         new.append(libc.mremap(grown, 61 * P, 71 * P, 1))
     print(json.dumps(new), flush=True)
@@ -134,6 +137,44 @@ def test_pages_of_what_was_replaced_went_and_those_of_what_replaced_it_came(chan
     assert pages_of(rows[mapped, "new"]) == {"came": 29}
     assert pages_of(rows[freed, "gone"]) == {"went": 47}
     assert sum(row.pages.copied for row in result.rows if row.pages) == 0
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+@pytest.mark.parametrize("by", ["vma", "path", "kind"])
+def test_pages_that_only_got_another_vma_neither_came_nor_went(by: str, changing: Changing) -> None:
+    mapped, freed = changing.areas["mapped"], changing.areas["freed"]
+    with Process(changing.pid) as process:
+        before = Look(process, "before")
+        changing.tell("protected")
+        result = difference(before, Look(process, "after"), by)
+
+    assert result.changes["rss"] == sum(row.changes["rss"] or 0 for row in result.rows)
+    if by == "vma":
+        rows = {row.start: row for row in result.rows}
+        assert (rows[freed].how, rows[freed].changes["rss"], pages_of(rows[freed])) == ("new", 19 * PAGE, {})
+        rest = rows[freed + 19 * PAGE]
+        assert (rest.how, rest.changes["rss"], pages_of(rest)) == ("shrunk", -19 * PAGE, {})
+        # A hole in a file: what is behind it is a new VMA with the pages that it had.
+        assert pages_of(rows[mapped + 33 * PAGE]) == {}
+        assert pages_of(rows[mapped]) == {"went": 3}
+    of_files = [row for row in result.rows if row.kind == "file" and row.pages and row.pages.went]
+    assert [pages_of(row) for row in of_files] == [{"went": 3}]
+
+
+@pytest.mark.root("CAP_SYS_ADMIN")
+def test_pages_that_were_moved_to_another_address_neither_came_nor_went(changing: Changing) -> None:
+    with Process(changing.pid) as process:
+        before = Look(process, "before")
+        (new,) = changing.tell("moved")
+        result = difference(before, Look(process, "after"))
+    rows = {row.start: row for row in result.rows}
+
+    pages = rows[new].pages
+    assert pages
+    assert (rows[new].how, pages_of(rows[new]), pages.moved) == ("new", {}, 5)
+    assert (rows[new].changes["rss"], rows[new].size) == (5 * PAGE, 71 * PAGE)
+    gone = rows[changing.areas["grown"]]
+    assert (gone.how, pages_of(gone), gone.changes["rss"]) == ("gone", {}, -5 * PAGE)
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")

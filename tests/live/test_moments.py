@@ -7,6 +7,8 @@ import json
 import mmap
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -309,6 +311,26 @@ def test_a_moment_has_the_processes_that_there_were(family: tuple[Path, list[int
     assert (several.returncode, f"{path}@100ms:{min(pids)}" in several.stderr) == (3, True)
     gone = mematlas("maps", f"{path}@1.9s:{pids[1]}")
     assert (gone.returncode, f"has no process {pids[1]} at 1.9 s" in gone.stderr) == (3, True)
+    assert f"the last moment of that is @end:{pids[1]}" in gone.stderr
+    never = mematlas("maps", f"{path}@end:1")
+    assert (never.returncode, f"has no process 1: mematlas report {path}" in never.stderr) == (3, True)
+
+
+def test_the_end_of_a_process_that_has_ended_is_its_last_moment(family: tuple[Path, list[int]]) -> None:
+    path, pids = family
+    last = answer("usage", f"{path}@end:{pids[1]}")
+
+    assert last["target"]["pid"] == pids[1]
+    assert last["rows"][0]["rss"] > 0
+    assert [row["pid"] for row in answer("ps", f"{path}@end")["rows"]] == pids[:1]
+
+
+def test_the_end_of_a_program_that_has_ended_is_the_last_moment_with_a_process(tmp_path: Path) -> None:
+    path = tmp_path / "x.mematlas"
+    run = mematlas("record", "-o", path, *FAST, "--", sys.executable, "-c", "import time; time.sleep(1)")
+    assert run.returncode == 0, run.stderr
+
+    assert answer("usage", f"{path}@end")["rows"][0]["rss"] > 0
 
 
 @pytest.mark.parametrize(
@@ -328,6 +350,47 @@ def test_what_is_no_recording_is_refused_and_leaves_nothing_behind(tmp_path: Pat
     assert "Traceback" not in run.stderr
     assert [each.name for each in tmp_path.iterdir()] == ["x.mematlas"]
     assert mematlas("usage", tmp_path / "nothing.mematlas@1s").returncode == 3
+
+
+def test_what_is_wrong_with_a_moment_is_said_of_it_as_it_was_named(saved: tuple[Path, str], tmp_path: Path) -> None:
+    moment = saved[1]
+    captured = mematlas("capture", moment, tmp_path / "new")
+    assert (captured.returncode, f"{moment} is no process that runs" in captured.stderr) == (2, True)
+
+    # Two VMAs in one place are found out about where maps is read.
+    path = tmp_path / "hostile.mematlas"
+    path.write_bytes(Path(moment.rpartition("@")[0]).read_bytes())
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        (end,) = database.execute('SELECT max("end") FROM vma WHERE start > 0').fetchone()
+        database.execute('UPDATE vma SET "end" = ? WHERE start = (SELECT min(start) FROM vma WHERE start > 0)', (end,))
+    refused = mematlas("maps", f"{path}@0s")
+    assert refused.returncode == 1, refused.stderr
+    assert "expected ranges of pages in ascending order" in refused.stderr
+    assert f"{path}@0s/" in refused.stderr
+    assert "mematlas-" not in refused.stderr
+
+
+@pytest.mark.parametrize("command", ["record", "pageout", "cold", "willneed", "collapse"])
+def test_what_is_over_is_neither_recorded_nor_acted_on(command: str, saved: tuple[Path, str], tmp_path: Path) -> None:
+    words = ("-o", tmp_path / "new.mematlas", "-d", "1s") if command == "record" else ()
+    for target, what in ((saved[1], "a moment of a recording"), (saved[0], "a capture")):
+        run = mematlas(command, target, *words)
+        assert (run.returncode, run.stdout) == (2, "")
+        assert f"{target} is {what}: {command} " in run.stderr
+        assert "processes that run" in run.stderr
+    assert list(tmp_path.iterdir()) == []
+    if command == "record":
+        assert mematlas(command, "self", saved[1], *words).returncode == 2
+    elif command != "collapse":  # what that could do is not known of anything that is over
+        assert mematlas(command, saved[1], "--dry-run").returncode == 0
+
+
+def test_where_no_descriptor_is_left_no_file_is_named_that_is_not_there() -> None:
+    code = "import os, resource\nfrom mematlas.kernel.procfs import ProcFS\n"
+    code += "fd = os.dup(0)\nresource.setrlimit(resource.RLIMIT_NOFILE, (fd + 1, fd + 1))\nos.close(fd)\nProcFS()"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "/proc: Too many open files" in run.stderr
+    assert "machine.json" not in run.stderr.splitlines()[-1]
 
 
 def test_a_name_with_a_moment_of_no_file_is_a_name() -> None:

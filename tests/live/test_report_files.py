@@ -15,6 +15,7 @@ import pytest
 
 from constructed_recording import MIB, item, write_looks
 from helpers import mematlas
+from mematlas.frozen import replace
 from pictures import HOSTILE, pixels_of, texts_of
 from victim import DEADLINE
 
@@ -159,6 +160,30 @@ def test_what_cannot_be_is_refused_and_nothing_is_made(words: tuple[str, ...], t
     assert beside(recording) == set()
 
 
+MISTAKEN = [
+    ("x.mematlas -d 1s", 2, "x.mematlas is a recording already: mematlas report x.mematlas, without -d"),
+    ("x.mematlas@1s -d 1s", 2, "x.mematlas is a recording already: mematlas report x.mematlas, without -d"),
+    (
+        "x.mematlas@1s",
+        3,
+        "report is of all moments: mematlas report x.mematlas; one moment: mematlas usage x.mematlas@1s",
+    ),
+    ("-d 3s -- sleep 1", 2, "a program is recorded by mematlas record -- sleep 1"),
+    ("-d 3s -- sleep 1 2", 2, "a program is recorded by mematlas record -- sleep 1 2"),
+    ("x.mematlas sumary", 2, "no report 'sumary' (did you mean summary?)"),
+    (".", 2, ". is a directory: report takes a FILE of mematlas record"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "text"), MISTAKEN)
+def test_what_was_mistaken_for_something_else_is_said(words: str, code: int, text: str, recording: Path) -> None:
+    line = [sys.executable, "-m", "mematlas", "report", *words.replace("x.mematlas", recording.name).split()]
+    run = subprocess.run(line, cwd=recording.parent, capture_output=True, text=True, timeout=DEADLINE, check=False)
+
+    assert (run.returncode, run.stdout) == (code, "")
+    assert text.replace("x.mematlas", recording.name) in run.stderr
+
+
 def test_what_is_there_is_kept_unless_somebody_says_otherwise(recording: Path) -> None:
     path = recording.with_suffix(".svg")
     path.write_text("before")
@@ -190,6 +215,18 @@ def test_where_there_is_nothing_to_draw_there_is_no_file(tmp_path: Path) -> None
         assert (run.returncode, run.stdout) == (5, "")
         assert text in run.stderr
     assert beside(recording) == set()
+
+
+@pytest.mark.parametrize("words", [(), ("--json",), ("-o", "x.svg"), ("-o", "x.json")])
+def test_accessed_pages_that_were_not_recorded_are_refused_in_all_forms(words: tuple[str, ...], tmp_path: Path) -> None:
+    vma = replace(item(0x10000000, MIB, MIB, "[heap]"), nr_accessed=None)
+    recording = write_looks(tmp_path / "x.mematlas", [{(7, "shop"): [vma]}] * 3)
+    words = tuple(str(tmp_path / word) if "." in word else word for word in words)
+    run = report(Path(recording), "heatmap", "--of", "accessed", *words)
+
+    assert (run.returncode, run.stdout) == (5, "")
+    assert "accessed pages are not recorded (record --source tables)" in run.stderr
+    assert beside(Path(recording)) == set()
 
 
 def test_a_file_that_finds_no_room_is_taken_away(recording: Path) -> None:

@@ -226,5 +226,5 @@ def test_captures_and_running_processes_are_not_looked_at_together(tmp_path: Pat
     (tmp_path / "machine.json").write_text(json.dumps({"page_size": PAGE}))
     make_process(tmp_path, pid=12)
 
-    with pytest.raises(BadInput, match="captures cannot be combined"):
+    with pytest.raises(BadInput, match="captures and moments of recordings cannot be combined"):
         distinct([resolve("self", ProcFS()), resolve(str(tmp_path), ProcFS())])

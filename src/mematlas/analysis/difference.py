@@ -6,6 +6,7 @@ from bisect import bisect_right
 
 from mematlas.analysis.usage import total
 from mematlas.frozen import Record, Tabular, record
+from mematlas.kernel.maps import ANON_KINDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class PageChanges(Record):
     copied: int
     """A page of a file before, and a copy of its own now: written to."""
     moved: int | None
-    """In another frame; None where frames are hidden, or were not recorded."""
+    """In another frame, or with its frame at another address; None where frames are hidden, or were not recorded."""
 
 
 @record
@@ -163,6 +164,20 @@ def object_of(item: VmaUsage) -> tuple[str, ...]:
     """Return what is mapped, and how."""
     vma = item.vma
     return vma.kind, vma.path, vma.dev, str(vma.inode), vma.perms
+
+
+def content_of(item: VmaUsage) -> tuple[str, ...]:
+    """Return whose pages a VMA has, whatever its rights and its name are: memory without a file is all alike."""
+    vma = item.vma
+    if vma.kind in ANON_KINDS:
+        return ("anon",)
+    return (vma.dev, str(vma.inode)) if vma.inode else (vma.dev, vma.path)
+
+
+def first_byte_of(item: VmaUsage) -> int | None:
+    """Return which byte of its file would stand at address 0; None of memory without one."""
+    vma = item.vma
+    return None if vma.kind in ANON_KINDS else vma.offset - vma.start
 
 
 def grouped(

@@ -194,6 +194,7 @@ def run_command(name: str, words: list[str], apart: bool = False) -> int:
             command.check(args)
         if command.takes_target:
             default = command.default_target(args) if command.default_target else None
+            session.why_now = why_now(name, args)
             session.take_target(args, default)
         one_thread_of_numpy()
         if apart:
@@ -204,6 +205,7 @@ def run_command(name: str, words: list[str], apart: bool = False) -> int:
     except Error as error:
         if program is not None and command.own_failure:
             error.exit_code = command.own_failure
+        error.args = tuple(session.as_named(arg) if isinstance(arg, str) else arg for arg in error.args)
         raise
     except KeyboardInterrupt:
         if session.ending is None or not session.ending.exit_code:
@@ -217,6 +219,15 @@ def run_command(name: str, words: list[str], apart: bool = False) -> int:
         launched = session.launched.exit_code
         return launched if launched > 0 else 128 - launched
     return code
+
+
+def why_now(name: str, args: Namespace) -> str:
+    """Return why what a command is given has to run, and is of no recording and no capture; empty where it need not."""
+    if name in ("record", "collapse"):
+        return f"{name} is for processes that run"
+    if COMMANDS.get(name, ("",))[0] == "Act" and not args.dry_run:
+        return f"{name} acts on processes that run (--dry-run plans)"
+    return ""
 
 
 def one_thread_of_numpy() -> None:

@@ -2,7 +2,7 @@
 recording (FILE@30s). Each row is a VMA with what became of it; all of them add up to the change of RSS, USS and swap.
 
 Pages CAME into RAM or WENT for good, were paged OUT or came BACK from swap, were COPIED on write, or MOVED to another
-frame. Addresses say nothing of two processes: these are compared by path.
+frame or, by mremap, address. Addresses say nothing of two processes: these are compared by path.
 """
 
 from __future__ import annotations

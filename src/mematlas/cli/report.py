@@ -12,8 +12,10 @@ reclaimed and waited for meanwhile on the whole machine. There are pictures of h
 from __future__ import annotations
 
 import os
+import shlex
 
 from mematlas.cli.command import RECORDING, Command
+from mematlas.cli.moments import SUFFIX, parse_moment
 from mematlas.cli.options import add_output, parse_count, parse_interval, parse_seconds
 from mematlas.cli.output import (
     PICTURES,
@@ -78,7 +80,7 @@ def add_arguments(arguments: Arguments) -> None:
 def run(args: Namespace, session: Session) -> int:
     from mematlas.cli.recording_now import record_now
 
-    path, kind = named(args.words)
+    path, kind = named(args.words, starts=args.duration is not None)
     if args.every and not args.duration:
         raise BadInput("-i is for a target that is recorded first: add -d, such as -d 30s")
     if args.of and kind != "heatmap":
@@ -88,6 +90,8 @@ def run(args: Namespace, session: Session) -> int:
         raise BadInput(f"no picture of {kind}: report FILE heatmap -o {args.output}, or curves")
     if args.duration and args.output and os.path.lexists(args.output) and not args.force:
         raise BadInput(f"{args.output} exists: give another name, or --force")  # before a minute is spent
+    if args.duration:
+        refuse_recording(path)
     loaded = None
     if kind == "curves" and form in PICTURES and args.duration:
         loaded = plotter_of(form, args.output)  # what is missing is said before a minute is spent
@@ -107,15 +111,35 @@ def recorded(path: str) -> RecordingFiles:
 
     Raises:
         TargetNotFound: there is none of that name; of what could be a process it is said how to look at that.
+        BadInput: it is a directory.
     """
     from mematlas.timeline.recording_files import RecordingFiles
 
+    if os.path.isdir(path):
+        raise BadInput(
+            f"{path} is a directory: report takes a FILE of mematlas record; of a capture, mematlas usage {path}"
+        )
     try:
         return RecordingFiles(path)
     except TargetNotFound as error:
+        if moment := parse_moment(path):
+            text = f"report is of all moments: mematlas report {moment.path}; one moment: mematlas usage {path}"
+            raise TargetNotFound(text) from None
         if "/" in path or "." in path:
             raise
         raise TargetNotFound(f"{error}; of a process that runs: mematlas report {path} -d 30s") from None
+
+
+def refuse_recording(text: str) -> None:
+    """Refuse a recording where a target is wanted.
+
+    Raises:
+        BadInput: it is one, or a moment of one.
+    """
+    moment = None if os.path.isfile(text) else parse_moment(text)
+    if moment or (text.endswith(SUFFIX) and os.path.isfile(text)):
+        path = moment.path if moment else text
+        raise BadInput(f"{path} is a recording already: mematlas report {path}, without -d")
 
 
 def show(files: RecordingFiles, kind: str, args: Namespace, session: Session) -> None:
@@ -193,16 +217,18 @@ def draw(recording: Recording, form: str, plotter: Plotter | None, file: NewFile
     write_picture(heatmap_picture(summary, tracks, of, args.limit, ascii_only=form == "png"), form, file)
 
 
-def named(words: list[str]) -> tuple[str, str]:
-    """Return the file and the kind of report that were named."""
+def named(words: list[str], starts: bool = False) -> tuple[str, str]:
+    """Return the file and the kind of report that were named; with ``starts``, a target that is recorded first."""
     if not words:
         raise BadInput("which recording? Give a FILE that mematlas record has made")
     path, *more = words
     kind = more[0] if more else "summary"
+    if kind not in KINDS:
+        meant = did_you_mean(kind, KINDS)
+        program = f"; a program is recorded by mematlas record -- {shlex.join(words)}" if starts and not meant else ""
+        raise BadInput(f"no report {kind!r}{meant}; there are {', '.join(KINDS)}{program}")
     if len(more) > 1:
         raise BadInput(f"unexpected argument {more[1]!r}")
-    if kind not in KINDS:
-        raise BadInput(f"no report {kind!r}{did_you_mean(kind, KINDS)}; there are {', '.join(KINDS)}")
     return path, kind
 
 
@@ -212,7 +238,14 @@ def table_of(recording: Recording, kind: str, args: Namespace, session: Session)
     from mematlas.timeline.tracks import curves_of, tracks_of
     from mematlas.views.picture import can_draw
     from mematlas.views.report import summary_table
-    from mematlas.views.tracks import churn_table, curves_table, growth_table, heatmap_table
+    from mematlas.views.tracks import (
+        NOT_ACCESSED,
+        churn_table,
+        curves_table,
+        growth_table,
+        heatmap_table,
+        use_is_missing,
+    )
 
     ascii_only = not can_draw(session.out.encoding)
     summary = summary_of(recording)
@@ -227,6 +260,8 @@ def table_of(recording: Recording, kind: str, args: Namespace, session: Session)
         return curves_table(summary, curves_of(recording), args.limit, ascii_only)
     tracks = list(tracks_of(recording))
     if kind == "heatmap":
+        if args.of == "accessed" and use_is_missing(tracks):
+            raise NotHeld(recording.path, f"{recording.path}: {NOT_ACCESSED}")
         return heatmap_table(summary, tracks, args.of or OF[0], args.limit, ascii_only)
     return (growth_table if kind == "growth" else churn_table)(summary, tracks, args.limit)
 

@@ -58,6 +58,8 @@ class Session:
         """The machine that a recording is of, which is shown in the place of this one."""
         self.moments: dict[str, Unpacked] = {}
         """Moments of recordings that were named, unpacked."""
+        self.why_now = ""
+        """Why targets have to be of now; empty where they need not."""
         self.ending: Interrupts | None = None
         """What has signals end us in order, where there is something to take away."""
         self._will_repeat = False
@@ -84,12 +86,23 @@ class Session:
         self.text = places[0] if len(places) == 1 else text
 
     def _places(self, text: str) -> list[str]:
-        """Return what stands for a target: of a moment of a recording the directories that it is unpacked to."""
+        """Return what stands for a target: of a moment of a recording the directories that it is unpacked to.
+
+        Raises:
+            BadInput: it is that, or a capture, and has to be of now.
+        """
+        if self.why_now and "/" in text:
+            from mematlas.model.search import is_capture
+
+            if is_capture(text):
+                raise BadInput(f"{text} is a capture: {self.why_now}")
         if ("@" not in text and not text.endswith(".mematlas")) or self.command is not None:
             return [text]
         from mematlas.cli.moments import parse_moment
 
         moment = parse_moment(text)
+        if moment and self.why_now:
+            raise BadInput(f"{text} is a moment of a recording: {self.why_now}")
         return [text] if moment is None else list(self._unpack(moment).captures.values())
 
     def is_moment(self, text: str) -> bool:
@@ -334,7 +347,13 @@ class Session:
 
     def write_notes(self, notes: Iterable[Note]) -> None:
         """Write notes to standard error, each once."""
-        self.write_lines([f"note: {format_message(note.text)}" for note in notes])
+        self.write_lines([f"note: {format_message(self.as_named(note.text))}" for note in notes])
+
+    def as_named(self, text: str) -> str:
+        """Return a message with the moments of recordings as they were named, not where they are unpacked."""
+        for name, moment in self.moments.items():
+            text = text.replace(moment.directory, name)
+        return text
 
     def write_lines(self, lines: list[str]) -> None:
         """Write lines to standard error, folded where that is a screen."""

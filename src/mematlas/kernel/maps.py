@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from operator import contains
 
 from mematlas.errors import Error, FormatError
 from mematlas.frozen import Record, record, replace
@@ -14,7 +15,7 @@ from mematlas.kernel.vmfile import NO_DEVICES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from mematlas.kernel.procfs import ProcessDir
     from mematlas.kernel.vmfile import Devices, LiveFiles, SavedFiles
@@ -174,7 +175,8 @@ class VmaParser:
         """Of all lines so far, see `read_mark`."""
         self._room = PATHS_ROOM
         self._max_path = MAX_PATH
-        self._words: dict[bytes, str] = {}
+        self._perms: dict[bytes, str] = {}
+        self._devices: dict[bytes, str] = {}
         """Rights and devices: a few, that come again and again."""
         self._without_file: dict[bytes, tuple[str, int, str, int, str, Kind]] = {}
         """What the lines of memory without a file say after the addresses, which is the same in most of them."""
@@ -208,12 +210,11 @@ class VmaParser:
         # The path may hold spaces, so split five times and no more. The inode is the one decimal number among
         # hexadecimal ones.
         fields = line.split(None, 5)
-        words = self._words
         start, _, end = fields[0].partition(b"-")
         name = fields[5] if len(fields) > 5 else b""
-        perms = words.get(fields[1]) or self._word(fields[1])
+        perms = self._perms.get(fields[1]) or known(fields[1], is_perms, self._perms)
         offset = int(fields[2], 16)
-        dev = words.get(fields[3]) or self._word(fields[3])
+        dev = self._devices.get(fields[3]) or known(fields[3], is_device, self._devices)
         inode = int(fields[4])
         if is_cut := len(name) > SHORT_PATH and self._is_long(name):
             name = name[: self._max_path]
@@ -232,11 +233,6 @@ class VmaParser:
         # By position, here and above: keywords take 0.9 us more, of the 4 us that a line takes.
         return Vma(int(start, 16), int(end, 16), perms, offset, dev, inode, path, kind, is_cut)
 
-    def _word(self, word: bytes) -> str:
-        if len(word) > MAX_WORD:
-            raise ValueError
-        return self._words.setdefault(word, word.decode("ascii"))
-
     def _is_long(self, name: bytes) -> bool:
         self._room -= min(len(name), MAX_PATH + 1)
         if self._room < 0:
@@ -244,9 +240,43 @@ class VmaParser:
         return len(name) > self._max_path
 
 
+def known(word: bytes, is_one: Callable[[str], bool], words: dict[bytes, str]) -> str:
+    """Return rights or a device as text, which is kept among the words that are known.
+
+    Raises:
+        ValueError: it is none.
+    """
+    text = word.decode("ascii")
+    if not is_one(text):
+        raise ValueError
+    return words.setdefault(word, text)
+
+
+def is_perms(text: str) -> bool:
+    """Whether a text says which rights a VMA has.
+
+    >>> is_perms("rw-p"), is_perms("-1"), is_perms("rwxq")
+    (True, False, False)
+    """
+    return len(text) == len(PERMS) and all(map(contains, PERMS, text))
+
+
+def is_device(text: str) -> bool:
+    """Whether a text is a device as the kernel prints it: no more than 12 and 20 bits, in hexadecimal.
+
+    >>> is_device("fd:00"), is_device("103:fffff"), is_device("-1"), is_device("fd:0 0")
+    (True, True, False, False)
+    """
+    major, colon, minor = text.partition(":")
+    is_short = 2 <= len(major) <= MAX_MAJOR and 2 <= len(minor) <= MAX_MINOR
+    return colon == ":" and is_short and HEXADECIMAL.issuperset(major + minor)
+
+
+PERMS = ("r-", "w-", "x-", "ps")
+"""What may stand in each place of the rights."""
+MAX_MAJOR, MAX_MINOR = 3, 5
+HEXADECIMAL = frozenset("0123456789abcdef")
 LINE = "START-END RIGHTS OFFSET DEVICE INODE PATH"
-MAX_WORD = 16
-"""``major:minor``: 12 and 20 bits."""
 MAX_KNOWN = 256
 
 

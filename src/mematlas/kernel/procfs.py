@@ -107,6 +107,8 @@ class ProcFS(Directory):
         except FileNotFoundError:
             return None
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise translate_error(error, self.root) from None  # whether there is such a file is not known
             raise self._error(error, MACHINE) from None
         from mematlas.kernel.machine import MAX_SIZE, parse_machine
 

@@ -245,10 +245,21 @@ def inner_numbers(process: ProcessDir) -> list[str]:
         return []
 
 
+def is_capture(path: str) -> bool:
+    """Whether a path is that of a capture, or of one process in it."""
+    return os.path.exists(os.path.join(path, "machine.json")) or (os.path.isdir(path) and is_one_of_capture(path))
+
+
+def is_one_of_capture(path: str) -> bool:
+    """Whether a directory is that of one process in a capture."""
+    parent, name = os.path.split(os.path.abspath(path))
+    return name.isascii() and name.isdigit() and os.path.exists(os.path.join(parent, "machine.json"))
+
+
 def in_capture(path: str) -> list[Target]:
     """Return the processes of a capture: its directory, or that of one process in it."""
-    parent, name = os.path.split(os.path.abspath(path))
-    if name.isascii() and name.isdigit() and os.path.exists(os.path.join(parent, "machine.json")):
+    if is_one_of_capture(path):
+        parent, name = os.path.split(os.path.abspath(path))
         return [Target(ProcFS(parent).process(int(name)))]
     procfs = ProcFS(path)
     pids = procfs.pids()
@@ -337,7 +348,8 @@ def distinct(targets: Sequence[Target]) -> list[Target]:
     for target in targets:
         if target.procfs.root != targets[0].procfs.root:
             raise BadInput(
-                "captures cannot be combined with each other or with running processes: look at them one at a time"
+                "captures and moments of recordings cannot be combined with each other, or with running processes:"
+                " look at them one at a time, or at what is different with mematlas diff"
             )
         if by_pid.setdefault(target.pid, target) is not target:
             target.close()

@@ -114,7 +114,7 @@ def capture(process: Process, directory: str, redact: bool = False) -> CaptureRe
         PermissionDenied: not even its VMAs may be read.
     """
     if not process.procfs.live:
-        raise BadInput(f"{process.procfs.root} is a capture already")
+        raise BadInput(f"{process.procfs.root} is no process that runs: every command reads it as it is")
     try:
         space = process.address_space()  # a refusal comes here, before the directory is made or taken
         if len(space.vmas) > MAX_CAPTURED_VMAS:

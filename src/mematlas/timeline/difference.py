@@ -8,7 +8,18 @@ from __future__ import annotations
 
 import time
 
-from mematlas.analysis.difference import DiffResult, PageChanges, Side, amounts_of, grouped, matched, row_of, weight
+from mematlas.analysis.difference import (
+    DiffResult,
+    PageChanges,
+    Side,
+    amounts_of,
+    content_of,
+    first_byte_of,
+    grouped,
+    matched,
+    row_of,
+    weight,
+)
 from mematlas.arrays import np
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.pagemap import FILE, GUARD, MARK_A, MARK_B, PM_PFRAME, PRESENT, SWAP, Block
@@ -127,24 +138,19 @@ def page_changes(
     """Return which pages went which way, of each of some groups of VMAs; None where that is not known."""
     if before.pages is None or after.pages is None:
         return None
+    things: dict[tuple[str, ...], int] = {}
+    was_in, is_in = (Places(pairs, side, after.page_size, things) for side in (0, 1))
     # Of what stayed where it was, pages that are the same are passed over; else they may be of something else now.
-    stayed = all(
-        [(item.start, item.end) for item in pair[0]] == [(item.start, item.end) for item in pair[1]] for pair in pairs
-    )
-    indexes, one, other = side_by_side(before.pages, after.pages, only_different=stayed)
-    was_in, is_in = (owner_of(indexes, pairs, side, after.page_size) for side in (0, 1))
+    indexes, *words = side_by_side(before.pages, after.pages, only_different=was_in.spans == is_in.spans)
+    was, now = (places.placed(indexes, of_side) for places, of_side in zip((was_in, is_in), words, strict=True))
+    ways = ways_of(was, now)
     nr = len(pairs)
+    counts = {}
+    for name, mask in ways.items():
+        first, second = (was, now) if name == "went" else (now, was)
+        owners = np.where(first.owners < 0, second.owners, first.owners)
+        counts[name] = np.bincount(owners[mask & (owners >= 0)], minlength=nr)
     has_frames = frames_known(before.pages) and frames_known(after.pages)
-    went_on = (was_in == is_in) | (was_in < 0) | (is_in < 0)
-    owners = np.where(is_in < 0, was_in, is_in)
-    counts = {
-        name: np.bincount(owners[mask & went_on & (owners >= 0)], minlength=nr)
-        for name, mask in classes(one, other).items()
-    }
-    # Where something else is mapped now, all that was there went, and all that is there came.
-    gone, new = (is_resident((words >> TOP).astype(np.uint8)) & ~went_on for words in (one, other))
-    counts["went"] += np.bincount(was_in[gone], minlength=nr)
-    counts["came"] += np.bincount(is_in[new], minlength=nr)
     return [
         PageChanges(
             **{name: int(count[index]) for name, count in counts.items() if name != "moved"},
@@ -154,23 +160,96 @@ def page_changes(
     ]
 
 
-def owner_of(
-    indexes: Words, pairs: Sequence[tuple[Sequence[VmaUsage], Sequence[VmaUsage]]], side: int, page_size: int
-) -> NDArray[np.intp]:
-    """Return in which of some groups of VMAs pages were, or with ``side`` 1 are now; -1 in none."""
-    owners = np.full(len(indexes), -1, np.intp)
-    spans = sorted(
-        (item.start // page_size, item.end // page_size, at) for at, pair in enumerate(pairs) for item in pair[side]
-    )
-    if not spans:
-        return owners
-    starts, ends = (np.array([span[column] for span in spans], np.uint64) for column in (0, 1))
-    numbers = np.array([span[2] for span in spans], np.intp)
-    place = np.searchsorted(starts, indexes, side="right") - 1
-    is_in = place >= 0
-    is_in[is_in] = indexes[is_in] < ends[place[is_in]]
-    owners[is_in] = numbers[place[is_in]]
-    return owners
+class Placed:
+    """Pages as one of two looks found them: in which VMA, and what is mapped there."""
+
+    def __init__(self, indexes: Words, words: Words, places: Places, at: NDArray[np.intp]) -> None:
+        """``at`` is in which VMA each of the pages is; -1 in none."""
+        self.indexes = indexes
+        self.words = words
+        self.at = at
+        self.owners = places.owners[at]
+        self.things = places.things[at]
+        self.positions = np.where(places.are_files[at], places.bases[at] + indexes, np.uint64(0))
+        """Which page of a file each is; of memory without one, a page is what stands at its address."""
+
+
+class Places:
+    """The VMAs of a look, in groups, and what is mapped in them."""
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[Sequence[VmaUsage], Sequence[VmaUsage]]],
+        side: int,
+        page_size: int,
+        things: dict[tuple[str, ...], int],
+    ) -> None:
+        """Take a side of groups of VMAs; ``things`` are numbered as they are met, on both sides alike."""
+        held = sorted(
+            ((item, at) for at, pair in enumerate(pairs) for item in pair[side]), key=lambda one: one[0].start
+        )
+        known = [(things.setdefault(content_of(item), len(things)), first_byte_of(item)) for item, _ in held]
+        self.spans = [(item.start, item.end, *of_item) for (item, _), of_item in zip(held, known, strict=True)]
+        """Where they are, with what is mapped there."""
+        starts = [item.start // page_size for item, _ in held]
+        self._starts = np.array(starts, np.uint64)
+        self._ends = np.array([item.end // page_size for item, _ in held], np.uint64)
+        # One more, for pages that are in none.
+        self.owners = np.array([*(at for _, at in held), -1], np.intp)
+        self.things = np.array([*(number for number, _ in known), -1], np.intp)
+        self.are_files = np.array([*(first is not None for _, first in known), False], np.bool_)
+        bases = [(first or 0) // page_size % (1 << 64) for _, first in known]
+        self.bases = np.array([*bases, 0], np.uint64)
+
+    def placed(self, indexes: Words, words: Words) -> Placed:
+        """Return pages by their numbers, with their words, as they are in these VMAs."""
+        at = np.searchsorted(self._starts, indexes, side="right") - 1
+        is_in = at >= 0
+        is_in[is_in] = indexes[is_in] < self._ends[at[is_in]]
+        return Placed(indexes, words, self, np.where(is_in, at, -1))
+
+
+def ways_of(was: Placed, now: Placed) -> dict[str, Bools]:
+    """Return which of some pages went which way, between two looks."""
+    is_same = (was.things == now.things) & (was.positions == now.positions)
+    went_on = is_same | (was.at < 0) | (now.at < 0)
+    ways = {name: mask & went_on for name, mask in classes(was.words, now.words).items()}
+    # Where something else is mapped now, all that was there went, and all that is there came.
+    gone, new = (is_resident((pages.words >> TOP).astype(np.uint8)) & ~went_on for pages in (was, now))
+    ways["went"] |= gone
+    ways["came"] |= new
+    # What is mapped at another address now has taken its pages along.
+    left = np.flatnonzero(ways["went"] & ~is_same)
+    found = np.flatnonzero(ways["came"] & ~is_same)
+    left, found = taken_along(was, now, left, found)
+    ways["went"][left] = ways["came"][found] = False
+    ways["moved"][found] = True
+    return ways
+
+
+def taken_along(
+    was: Placed, now: Placed, left: NDArray[np.intp], found: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return which of the pages that left an address were moved, as by mremap(2), and where each is found.
+
+    The frame of a page that was given back may be another's at once. So most of what left a VMA has to be found by
+    its frames, and as far from where it was, page by page.
+    """
+    frames, frames_now = (pages.words[at] & np.uint64(PM_PFRAME) for pages, at in ((was, left), (now, found)))
+    nr_left = np.bincount(was.at[left], minlength=1) if len(left) else np.zeros(1, np.intp)
+    known, known_now = frames != 0, frames_now != 0
+    left, found = left[known], found[known_now]
+    _, which, which_now = np.intersect1d(frames[known], frames_now[known_now], return_indices=True)
+    left, found = left[which], found[which_now]
+    is_same = (was.things[left] == now.things[found]) & (was.positions[left] == now.positions[found])
+    left, found = left[is_same], found[is_same]
+    if not len(left):
+        return left, found
+    distances = now.indexes[found] - was.indexes[left]
+    moves = np.stack((was.at[left].astype(np.uint64), distances))
+    _, number, nr_pages = np.unique(moves, axis=1, return_inverse=True, return_counts=True)
+    are_most = 2 * nr_pages[number.reshape(-1)] > nr_left[was.at[left]]
+    return left[are_most], found[are_most]
 
 
 def classes(one: Words, other: Words) -> dict[str, Bools]:

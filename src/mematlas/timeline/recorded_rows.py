@@ -6,7 +6,7 @@ from mematlas.analysis.results import VmaUsage
 from mematlas.analysis.usage import Usage
 from mematlas.errors import FormatError, NotSupported
 from mematlas.frozen import Record, record
-from mematlas.kernel.maps import KINDS, Vma
+from mematlas.kernel.maps import KINDS, Vma, is_device, is_perms
 from mematlas.timeline.recording_files import MOST_TEXT
 from mematlas.timeline.schema import AMOUNTS, AMOUNTS_OF_VMA, USE, unsigned
 
@@ -79,7 +79,7 @@ def vma_of(path: str, row: Sequence[Any]) -> VmaUsage:
     amounts = row[8:]
     are_texts = all(type(text) is str and len(text) <= MOST_TEXT for text in (perms, dev, name))
     are_numbers = all(type(number) is int for number in numbers)
-    if not are_texts or not are_numbers or kind not in KINDS:
+    if not are_texts or not are_numbers or kind not in KINDS or not (is_perms(perms) and is_device(dev)):
         raise FormatError(path, expected="a VMA")
     if not all(value is None or (type(value) is int and value >= 0) for value in amounts):
         raise FormatError(path, expected="amounts of a VMA")

@@ -18,13 +18,14 @@ from mematlas.kernel.confine import leave_rights
 from mematlas.kernel.procfs import is_number
 from mematlas.kernel.rights import has_rights
 from mematlas.timeline.moment import OF_ALL, OF_PROCESS, files_at
+from mematlas.timeline.recording import END as LAST
 from mematlas.timeline.recording import MOST_SECONDS as MOST_TIME
 from mematlas.timeline.recording import Recording
 from mematlas.timeline.recording_files import RecordingFiles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import BinaryIO, NoReturn, Self
 
     from mematlas.timeline.recorded_rows import RecordedProcess
@@ -179,7 +180,9 @@ def run(files: RecordingFiles, seconds: float, pid: int | None, of_machine: bool
                 leave_rights({*files.fds, tell})
             with Recording(files, is_private=is_private) as recording:
                 moment = recording.moment_at(seconds)
-                processes = [] if of_machine else found_at(recording, seconds, moment, pid)
+                if not of_machine:
+                    moment = moment_of(recording, seconds, moment, pid)
+                processes = [] if of_machine else of_pid(recording.processes_at(moment), pid)
                 when = b"%r %r" % recording.when(moment)
                 out.write(b"%b %d\n%b" % (WHEN.encode("ascii"), len(when), when))
                 for name, data in files_at(recording, processes, moment):
@@ -210,10 +213,30 @@ def end(number: int, _: object) -> None:
     raise KeyboardInterrupt
 
 
-def found_at(recording: Recording, seconds: float, moment: int, pid: int | None) -> list[RecordedProcess]:
-    """Return the processes of a moment that are wanted."""
-    processes = [one for one in recording.processes_at(moment) if pid in (None, one.pid)]
-    if not processes:
-        who = "no process" if pid is None else f"no process {pid}"
-        raise TargetNotFound(f"{recording.path} has {who} at {seconds:g} s")
-    return processes
+def moment_of(recording: Recording, seconds: float, moment: int, pid: int | None) -> int:
+    """Return the moment that is meant where processes are wanted, all or that of a PID: of `END`, the last with one.
+
+    Raises:
+        TargetNotFound: there was none then.
+    """
+    if of_pid(recording.processes_at(moment), pid):
+        return moment
+    who = "no process" if pid is None else f"no process {pid}"
+    ever = of_pid(recording.processes(), pid)
+    if not ever:
+        raise TargetNotFound(f"{recording.path} has {who}: mematlas report {recording.path} shows what it has")
+    last = max(map(recording.last_moment, ever))
+    if seconds == LAST:
+        return last
+    first_s, last_s = (recording.elapsed(number) for number in (min(one.first for one in ever), last))
+    named = "" if pid is None else f":{pid}"
+    there = "were some" if pid is None else "was one"
+    raise TargetNotFound(
+        f"{recording.path} has {who} at {seconds:g} s: there {there} from {first_s:.1f} s to {last_s:.1f} s;"
+        f" the last moment of that is @end{named}"
+    )
+
+
+def of_pid(processes: Iterable[RecordedProcess], pid: int | None) -> list[RecordedProcess]:
+    """Return those processes that are wanted."""
+    return [one for one in processes if pid in (None, one.pid)]

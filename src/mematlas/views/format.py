@@ -232,10 +232,12 @@ def shorten(text: str, width: int) -> str:
     ('/usr/l.../libcrypto.so.3', '.../libjimage.so')
     >>> shorten("/usr/lib/ld-linux-x86-64.so.2", 16), shorten("[heap]", 16)
     ('ld-linu...4.so.2', '[heap]')
+    >>> shorten("_ssl.cpython-311-x86_64-linux-gnu.so", 24)
+    '_ssl.cpytho...nux-gnu.so'
     """
     if width_of(text) <= width:
         return text
-    name = text[text.rfind("/") :]
+    name = text[max(text.rfind("/"), 0) :]
     head = width - len(LEFT_OUT) - width_of(name)
     if head >= LEAST_HEAD:
         return beginning(text, head) + LEFT_OUT + name

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from mematlas.analysis.growth import LEAST_LOOKS
 from mematlas.timeline.tracks import churning, growing
-from mematlas.views.format import fold_message, format_path, format_seconds, format_size
+from mematlas.views.format import fold_message, format_path, format_seconds, format_size, padded, shorten, width_of
 from mematlas.views.histogram import bar
 from mematlas.views.picture import ASCII_BARS, BARS
 from mematlas.views.report import heading, target_of
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 WIDTH = 60
 """Columns of a curve where there is no screen."""
 LEAST = 10
+MOST_NAME = 30
+"""Columns of a name in the heatmap."""
 FINE = 1000
 SHADES = " ·░▒▓█"
 ASCII_SHADES = " .:+#@"
@@ -78,13 +81,19 @@ TRACK_COLUMNS: tuple[Column[Track], ...] = (
 
 def growth_table(summary: Summary, tracks: Sequence[Track], limit: int | None) -> Table:
     """Return which VMAs grow, and how fast."""
-    return headed(summary, "report-growth/1", GROWTH_COLUMNS, growing(tracks), limit, "nothing has grown")
+    rows = growing(tracks)
+    nr_looks = max((len(track.levels) for track in tracks), default=0)
+    nothing = "nothing has grown" if tracks else NO_VMA
+    if tracks and nr_looks < LEAST_LOOKS:
+        nothing = f"growth takes {LEAST_LOOKS} looks at a process, and there are {nr_looks}: record longer, or with -i"
+    return headed(summary, "report-growth/1", GROWTH_COLUMNS, rows, limit, nothing)
 
 
 def churn_table(summary: Summary, tracks: Sequence[Track], limit: int | None) -> Table:
     """Return how much came and went in VMAs."""
     note = "At the least: what came and went between two looks is not seen."
-    return headed(summary, "report-churn/1", CHURN_COLUMNS, churning(tracks), limit, "nothing has come or gone", note)
+    nothing = "nothing has come or gone between two looks" if tracks else NO_VMA
+    return headed(summary, "report-churn/1", CHURN_COLUMNS, churning(tracks), limit, nothing, note)
 
 
 def headed(
@@ -103,7 +112,7 @@ def headed(
         for line in heading(summary):
             yield from fold_message(line, width)
         if not rows:
-            yield f"{nothing}, as far as was recorded (record --what vmas)"
+            yield from fold_message(nothing, width)
             return
         if note:
             yield from fold_message(note, width)
@@ -193,16 +202,14 @@ def heatmap_table(summary: Summary, tracks: Sequence[Track], what: str, limit: i
             yield NO_VMA
             return
         names = [name_of(track, several=len({one.process for one in shown}) > 1) for track in shown]
-        head = min(max(map(len, names)), 30)
+        head = min(max(map(width_of, names)), MOST_NAME)
+        names = padded([shorten(name, head) for name in names], head, right=False)
         room = max((width or WIDTH + head + 13) - head - 13, LEAST)
-        if what == "accessed" and lacks_use(shown):
-            yield NOT_ACCESSED
-            return
         yield from fold_message(f"{span_of((0.0, summary.seconds))}: {WHAT[what]}", width)
         for name, track in zip(names, shown, strict=True):
             shares = cells_of(track, what, room, page_size_of(summary), summary.seconds)
             cells = "".join(shade(share, shades) for share in shares)
-            yield f"{name[-head:]:<{head}} |{cells}| {size_text(track.peak, in_bytes)}"
+            yield f"{name} |{cells}| {size_text(track.peak, in_bytes)}"
         marks = " ".join(f"{mark}={share}" for mark, share in zip(shades[1:], SHARES, strict=True))
         yield from fold_message(f"{marks} of its largest size, ?=not known; on the right its peak RSS", width)
         if len(rows) > len(shown):
@@ -216,9 +223,10 @@ def largest(tracks: Iterable[Track]) -> list[Track]:
     return sorted((track for track in tracks if track.peak), key=lambda one: -one.peak)
 
 
-def lacks_use(tracks: Iterable[Track]) -> bool:
-    """Whether nothing is known of pages that were used."""
-    return all(point.nr_accessed is None for track in tracks for point in track.points)
+def use_is_missing(tracks: Iterable[Track]) -> bool:
+    """Whether something was in RAM, and nothing is known of which pages of it were used."""
+    rows = largest(tracks)
+    return bool(rows) and all(point.nr_accessed is None for track in rows for point in track.points)
 
 
 SHARES = ("<25%", "<50%", "<75%", "<100%", "all")

@@ -112,7 +112,13 @@ def test_kind_is_what_backs_a_vma(path: str, dev: str, inode: int, kind: str) ->
     assert kind in KINDS
 
 
-@pytest.mark.parametrize("line", [b"nonsense", b"1000 r--p 0 00:00 0", b"1000-2000 r--p zz 00:00 0", b"1000-2000 r--p"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"nonsense", b"1000 r--p 0 00:00 0", b"1000-2000 r--p zz 00:00 0", b"1000-2000 r--p"),
+        *(b"1000-2000 -1 0 00:00 0", b"1000-2000 00:00 0 00:00 0", b"1000-2000 r--p 0 r--p 0", b"1000-2000 r--p 0 1 0"),
+    ],
+)
 def test_unknown_line_is_an_error_that_shows_it(line: bytes) -> None:
     with pytest.raises(FormatError, match=line.decode()):
         parse_maps([b"0-1000 r--p 0 00:00 0", line])

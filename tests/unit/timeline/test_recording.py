@@ -403,6 +403,8 @@ def refused(path: Path) -> str:
         "UPDATE process SET name = x'ff'",
         "DELETE FROM moment WHERE id = 1",
         "UPDATE vma SET kind = 'more'",
+        "UPDATE vma SET perms = '-1'",
+        "UPDATE vma SET dev = '-1'",
         'UPDATE vma SET "end" = start',
         "UPDATE moment SET elapsed = 'late'",
         "UPDATE moment SET elapsed = 9e999",

@@ -20,6 +20,7 @@ from mematlas.timeline.tracks import (
     growing,
     tracks_of,
 )
+from mematlas.views.format import width_of
 from mematlas.views.tracks import churn_table, curves_table, growth_table, heatmap_table, shares_of, stretches
 
 
@@ -51,6 +52,25 @@ def test_what_grows_is_ranked_with_its_manner(path: str) -> None:
     assert any("+1 MiB/s" in line and "leak" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("vmas", "nr_looks", "growth", "churn"),
+    [
+        (True, 4, "growth takes 5 looks at a process, and there are 4: record longer, or with -i", "nothing has come"),
+        (True, 5, "nothing has grown", "nothing has come or gone between two looks"),
+        (False, 5, "no VMA is recorded (record --what vmas)", "no VMA is recorded (record --what vmas)"),
+    ],
+)
+def test_why_nothing_is_shown_is_said(vmas: bool, nr_looks: int, growth: str, churn: str, tmp_path: Path) -> None:
+    vma = item(0x10000000, MIB, MIB, "[heap]")
+    path = write(tmp_path / "x.mematlas", [[vma] if vmas else []] * nr_looks)
+    with Recording(path) as recording:
+        summary, tracks = summary_of(recording), list(tracks_of(recording))
+        last = [list(make(summary, tracks, None).lines())[-1] for make in (growth_table, churn_table)]
+
+    assert last[0] == growth
+    assert last[1].startswith(churn)
+
+
 def test_what_comes_and_goes_is_added_up(path: str) -> None:
     with Recording(path) as recording:
         found = {one.track.path: one for one in churning(tracks_of(recording))}
@@ -80,6 +100,22 @@ def test_a_picture_has_room_for_more_moments(tmp_path: Path) -> None:
         (float(number), Point(MIB, PAGE * (number % 200), 0, number % 200 // 2)) for number in range(400)
     }
     assert (fine.times[0], fine.times[-1]) == (0.0, 399.0)
+
+
+def test_long_names_in_the_heatmap_are_cut_in_the_middle_and_stay_apart(tmp_path: Path) -> None:
+    modules = ("_json", "_ssl", "_multibytecodec", "_multiprocessing", "\u65e5\u672c")
+    vmas = [
+        item(0x10000000 + number * MIB, MIB, MIB, f"/usr/lib/{module}.cpython-311-x86_64-linux-gnu.so")
+        for number, module in enumerate(modules)
+    ]
+    with Recording(write(tmp_path / "x.mematlas", [vmas] * 3)) as recording:
+        lines = list(heatmap_table(summary_of(recording), list(tracks_of(recording)), "present", None, False).lines())
+    names = [line.partition(" |")[0] for line in lines if " |" in line]
+
+    assert all(any(name.startswith(module[:14]) for name in names) for module in modules)
+    assert len(set(names)) == len(modules)
+    assert all("..." in name and name.rstrip().endswith("-gnu.so") for name in names)
+    assert {width_of(name) for name in names} == {30}
 
 
 @pytest.mark.parametrize("width", [60, 80, 160])

@@ -28,7 +28,7 @@ from mematlas.views.figures.page import (
 )
 from mematlas.views.figures.scale import LEAST_SPAN, LEVELS, NONE, level_of, shade_of, time_ticks
 from mematlas.views.format import LEFT_OUT, format_path, format_size, number_of
-from mematlas.views.tracks import NO_VMA, NOT_ACCESSED, lacks_use, largest, name_of, page_size_of, shares_of
+from mematlas.views.tracks import NO_VMA, NOT_ACCESSED, largest, name_of, page_size_of, shares_of, use_is_missing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,10 +89,9 @@ def heatmap_picture(
 
 def what_is_missing(tracks: Sequence[Track], what: str) -> str | None:
     """Return why there is nothing to draw; None where there is."""
-    rows = largest(tracks)
-    if not rows:
+    if not largest(tracks):
         return NO_VMA
-    return NOT_ACCESSED if what == "accessed" and lacks_use(rows) else None
+    return NOT_ACCESSED if what == "accessed" and use_is_missing(tracks) else None
 
 
 class Heatmap:
