@@ -81,7 +81,8 @@ def grown_lines(stories: Sequence[ProcessSummary], width: int) -> Iterator[str]:
         return
     story = max(grown, key=lambda one: (abs(change("uss")(one) or 0), abs(one.grown[0].change)))
     yield ""
-    yield from fold_message(f"What changed in {format_path(story.process.name)}, PID {story.process.pid}:", width)
+    whom = f"{format_path(story.process.name)}, PID {story.process.pid}"
+    yield from fold_message(f"What changed in {whom} (RSS and swap; CHANGE above is of USS):", width)
     yield from Table("report/1", GROWN_COLUMNS, story.grown).lines(width=width)
 
 

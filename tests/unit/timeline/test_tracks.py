@@ -21,6 +21,7 @@ from mematlas.timeline.tracks import (
     tracks_of,
 )
 from mematlas.views.format import width_of
+from mematlas.views.report import summary_table
 from mematlas.views.tracks import churn_table, curves_table, growth_table, heatmap_table, shares_of, stretches
 
 
@@ -100,6 +101,16 @@ def test_a_picture_has_room_for_more_moments(tmp_path: Path) -> None:
         (float(number), Point(MIB, PAGE * (number % 200), 0, number % 200 // 2)) for number in range(400)
     }
     assert (fine.times[0], fine.times[-1]) == (0.0, 399.0)
+
+
+def test_the_summary_says_of_what_its_changes_are(tmp_path: Path) -> None:
+    looks = [[item(0x10000000, 64 * MIB, 8 * MIB, "[heap]")], [item(0x10000000, 64 * MIB, 6 * MIB, "[heap]", 9 * MIB)]]
+    with Recording(write(tmp_path / "x.mematlas", looks)) as recording:
+        lines = list(summary_table(summary_of(recording)).lines(width=200))
+    at = lines.index("What changed in shop, PID 7 (RSS and swap; CHANGE above is of USS):")
+
+    assert lines[at + 2].split() == ["+7", "MiB", "heap", "[heap]"]
+    assert "-2 MiB" in lines[at - 2]
 
 
 def test_long_names_in_the_heatmap_are_cut_in_the_middle_and_stay_apart(tmp_path: Path) -> None:
