@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from array import array
 from collections.abc import Callable, Iterator
@@ -125,6 +126,62 @@ def command_line(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
     except OSError:
         return ""
+
+
+@pytest.mark.parametrize("what", ["usage", "vmas", "pages", "frames,tables"])
+def test_what_is_recorded_is_the_same(what: str, victim: Callable[..., Victim], tmp_path: Path) -> None:
+    stopped = victim("anon", "shared_anon")
+    found = []
+    with stopped.stopped():
+        for number, before in enumerate(((), ("--apart",))):
+            path = tmp_path / f"{number}.mematlas"
+            words = (
+                "record",
+                stopped.pid,
+                "--what",
+                what,
+                "-o",
+                path,
+                "-d",
+                "300ms",
+                "-i",
+                "100ms",
+                "--budget",
+                "100%",
+            )
+            run = mematlas(*before, *words)
+            assert run.returncode == 0, run.stderr
+            assert path.stat().st_mode & 0o777 == 0o600
+            answers = [json.loads(mematlas("usage", f"{path}@end", "--json").stdout)["rows"]]
+            if "pages" in what:
+                answers.append(json.loads(mematlas("hist", f"{path}@end", "--json").stdout)["rows"])
+            if "tables" in what:
+                answers.append(json.loads(mematlas("tables", f"{path}@end", "--json").stdout)["rows"])
+            found.append(answers)
+    for one, other in zip(*found, strict=True):
+        assert len(one) == len(other) > 0
+        for row, same in zip(one, other, strict=True):
+            told = row.keys() - {"pss", "uss", "swap_pss", "source", "duration_s", "nr_accessed", "nr_own", "nr_shared"}
+            assert {key: row[key] for key in told} == {key: same[key] for key in told}
+
+
+@pytest.mark.root
+def test_a_recording_is_of_who_called_us() -> None:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        os.chmod(directory, 0o777)
+        path = Path(directory) / "x.mematlas"
+        words = ("--apart", "record", "self", "-o", path, "-d", "0")
+        run = mematlas(*words, env={"SUDO_UID": "65534", "SUDO_GID": "65534"})
+        assert run.returncode == 0, run.stderr
+        assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (65534, 0o600)
+        assert os.listdir(directory) == ["x.mematlas"]
+
+
+def test_a_stream_is_recorded_without_rights_too() -> None:
+    line = [sys.executable, "-m", "mematlas", "--apart", "record", "self", "-o", "-", "-d", "0"]
+    stream = subprocess.run(line, capture_output=True, check=True).stdout
+    assert stream.startswith(b"mematlas-stream\n")
+    assert b'"usage":' in stream
 
 
 def test_an_act_is_done_to_its_target_and_measured(victim: Callable[..., Victim]) -> None:

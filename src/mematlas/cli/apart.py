@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mematlas.cli.arguments import Namespace
     from mematlas.cli.session import Session
 
-AS_IT_IS = frozenset(("doctor", "capture", "record", "convert", "report", "demo", "lab", "workload"))
+AS_IT_IS = frozenset(("doctor", "capture", "convert", "report", "demo", "lab", "workload"))
 """Commands that try rights out, write files, or run programs of their own."""
 OF_ONE = frozenset(("maps", "pages", "translate", "hist", "map", "tables"))
 """Commands that look at one process and at no other."""
@@ -107,10 +107,15 @@ def part(name: str, args: Namespace, session: Session) -> None:
     if session.procfs.hides_others:
         raise NotSupported("--apart", "a /proc without hidepid, which shows who has no rights no process of others")
     grant = granted(name, args, session)
+    if name == "record" and args.output != "-":
+        from mematlas.cli.record import open_writer
+
+        # It runs as who called us, and is fed by a front end without rights.
+        session.writer = open_writer(args, session.text or "machine")
     front = os.pidfd_open(os.getpid())
     pid, control, watched = broker.start(grant, front, (*QUERIES, *TABLES, *MACHINE))
     session.procfs.close()
-    leave_rights({control.fileno(), watched})
+    leave_rights({control.fileno(), watched, *(session.writer.fds if session.writer else ())})
     lend(held)
     session.lender = brokered.Lender(control, pid)
     session.lender.introduce()
@@ -128,7 +133,8 @@ def granted(name: str, args: Namespace, session: Session) -> Grant:
         acts=named - spared(session) if acts(name, args, session) else frozenset(),
         advice=advice_of(name, args),
         paths=frozenset(form for word in given for form in (word, word.removeprefix(FILE))),
-        has_kernel=name == "tables",  # which shows tables whole, the top one too
+        # Tables are shown, or recorded, whole, the top one too.
+        has_kernel=name == "tables" or "tables" in (vars(args).get("what") or ()),
     )
 
 

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from mematlas.cli.session import Session
     from mematlas.timeline.recorder import RecordResult
     from mematlas.timeline.watch import Watch
+    from mematlas.timeline.writing import RecordingWriter
 
+STREAM = "-"
+"""In the place of a file: standard output."""
 EVERYBODY = ""
 """The target where all processes are."""
 OWN_FAILURE = 125
@@ -100,7 +103,7 @@ def check(args: Namespace) -> None:
         refuse_ring(args)
     if args.output == "":
         raise BadInput("-o needs the name of a file, or - for a stream")
-    if args.output is not None and args.output != "-":
+    if args.output is not None and args.output != STREAM:
         from mematlas.timeline.writing import refuse_path
 
         refuse_path(args.output, args.force)
@@ -110,7 +113,7 @@ def run(args: Namespace, session: Session) -> int:
     from mematlas.timeline.watch import Watch
 
     session.take_more_targets()
-    if args.output == "-" and session.out.isatty():
+    if args.output == STREAM and session.out.isatty():
         raise BadInput("not writing a stream to a terminal: give a file, or redirect it")
     targets = targets_of(args, session)
     redactor = None
@@ -136,7 +139,7 @@ def refuse_ring(args: Namespace) -> None:
     Raises:
         BadInput: moments could not be taken away again, or there would hardly be any.
     """
-    if args.output == "-":
+    if args.output == STREAM:
         raise BadInput("what was streamed cannot be taken back: --keep takes a file, -o FILE")
     if args.keep < 2 * args.every:
         raise BadInput(f"--keep {args.keep:g}s is too short: two intervals or more, which are {2 * args.every:g}s (-i)")
@@ -158,13 +161,10 @@ def record(watch: Watch, args: Namespace, session: Session) -> int:
     """Record what is watched; return the exit code."""
     from mematlas.cli.signals import Interrupts
     from mematlas.timeline.recorder import Stream, facts_of, record_into
-    from mematlas.timeline.ring import Ring
-    from mematlas.timeline.writing import RecordingWriter
     from mematlas.views.record import Line, cut_short_lines, result_lines
 
     when = args.when or ()
     facts = facts_of(watch, args.every, args.keep, when)
-    path = args.output or default_path(watch)
     result: RecordResult | None = None
     writer: RecordingWriter | None = None
     with Interrupts(session.err, between_steps=True) as ending, Line(session.err) as told:
@@ -182,12 +182,13 @@ def record(watch: Watch, args: Namespace, session: Session) -> int:
                 args.keep,
             )
 
-        if args.output == "-":
+        if args.output == STREAM:
             session.out.flush()
             result = go(Stream(session.out.buffer, facts))
         else:
-            ring = Ring(args.keep) if args.keep else None
-            with RecordingWriter(path, facts, args.force, ring) as writer:
+            writer = session.writer or open_writer(args, watch.label)
+            with writer:
+                writer.add({"recording": list(facts.items())})
                 result = go(writer)
     if result is None:  # somebody could not wait for the look that was going on
         session.write_lines(list(cut_short_lines(writer)))
@@ -197,9 +198,18 @@ def record(watch: Watch, args: Namespace, session: Session) -> int:
     return PermissionDenied.exit_code if result.hidden and not args.machine else 0
 
 
-def default_path(watch: Watch) -> str:
+def open_writer(args: Namespace, label: str) -> RecordingWriter:
+    """Return what writes the recording; unless its file has a name, that is made of a label."""
+    from mematlas.timeline.ring import Ring
+    from mematlas.timeline.watch import REDACTED
+    from mematlas.timeline.writing import RecordingWriter
+
+    path = args.output or default_path(REDACTED if args.redact else label)
+    return RecordingWriter(path, None, args.force, Ring(args.keep) if args.keep else None)
+
+
+def default_path(label: str) -> str:
     """Return a name for a recording: whose, and when it began."""
-    label = "redacted" if watch.redactor else watch.label
     who = "".join(character if character.isalnum() else "-" for character in label)
     return f"{who}-{time.strftime('%Y%m%d-%H%M%S')}.mematlas"
 

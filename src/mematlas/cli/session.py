@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mematlas.observe.process import Process
     from mematlas.observe.process_set import ProcessSet
     from mematlas.timeline.unpacking import Unpacked
+    from mematlas.timeline.writing import RecordingWriter
     from mematlas.views.table import Table
 
 HEADING = 6
@@ -60,6 +61,8 @@ class Session:
         """Moments of recordings that were named, unpacked."""
         self.why_now = ""
         """Why targets have to be of now; empty where they need not."""
+        self.writer: RecordingWriter | None = None
+        """What writes a recording, where that was made before rights were given up."""
         self.ending: Interrupts | None = None
         """What has signals end us in order, where there is something to take away."""
         self._will_repeat = False

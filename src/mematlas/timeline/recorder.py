@@ -182,7 +182,10 @@ def check_known(when: Sequence[Assertion], look: Look) -> None:
 
 def left_out(hidden: Sequence[str]) -> list[Note]:
     """Return what there is to say where of all processes some may not be looked at."""
-    return [Note("left-out", f"left out: {len(hidden):,} processes, such as: {hidden[0]}")] if hidden else []
+    if not hidden:
+        return []
+    others = f"{len(hidden):,} processes, such as: " if len(hidden) > 1 else ""
+    return [Note("left-out", f"left out: {others}{hidden[0]}")]
 
 
 def condition_of(when: Sequence[Assertion]) -> str:
