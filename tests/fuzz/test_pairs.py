@@ -18,7 +18,7 @@ from mematlas.observe.process import Process
 from mutated_captures import RECORDED
 from victim import Victim
 
-LEFT_OUT = frozenset(("--pid", "--after", "--json", "--temporary-swap", "--watch-refaults", "--undo"))
+LEFT_OUT = frozenset(("--pid", "--after", "--json", "--output", "--temporary-swap", "--watch-refaults", "--undo"))
 """About the target; what each line is tried with and without; what changes the machine, or waits, afterwards."""
 SLOW = {
     "tables": frozenset(("--reader", "--bytes", "--wide", "--color", "--count")),

@@ -80,7 +80,7 @@ def test_what_others_do_is_seen_in_turn_and_what_it_does_itself_at_once() -> Non
 
 
 def test_without_its_stat_each_look_is_fresh() -> None:
-    with Process(os.getpid()) as process:
+    with program("import sys; print(0, flush=True); ") as one, Process(one.pid) as process:
         assert not any(is_old(process.sums()) for _ in range(2 * MOST_OLD))
 
 
