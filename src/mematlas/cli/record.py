@@ -190,7 +190,8 @@ def record(watch: Watch, args: Namespace, session: Session) -> int:
             with writer:
                 writer.add({"recording": list(facts.items())})
                 result = go(writer)
-    if result is None:  # somebody could not wait for the look that was going on
+    if result is None or (writer and result.nr_moments and not writer.size):
+        # Somebody could not wait for the look that was going on, or for the end of writing.
         session.write_lines(list(cut_short_lines(writer)))
         return ending.exit_code
     session.write_notes(result.notes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 import time
 
@@ -11,8 +13,27 @@ if TYPE_CHECKING:
     from typing import Any, Self, TextIO
 
 
-STEP = 0.1
-"""Seconds between two looks at whether a signal came, while nothing else is done."""
+class Wakener:
+    """Ends a wait when a signal comes that is handled, without looking for it again and again.
+
+    By itself a wait goes on after a handler of Python has run (PEP 475); signal.set_wakeup_fd() has the signal written
+    to a pipe as well.
+    """
+
+    def __enter__(self) -> Self:
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        signal.set_wakeup_fd(self._before)
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def wait(self, seconds: float) -> None:
+        """Wait for so long, or until a signal comes."""
+        if select.select([self._reader], [], [], seconds)[0]:
+            os.read(self._reader, select.PIPE_BUF)
 
 
 class Interrupts:
@@ -64,8 +85,10 @@ class Interrupts:
     def rest(self, seconds: float) -> bool:
         """Wait for so long, or until a signal comes; return whether to stop."""
         end = time.monotonic() + seconds
-        while not self() and (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, STEP))
+        with Wakener() as wakener:
+            # What came before is known by now, and what comes from now on wakes us.
+            while not self() and (left := end - time.monotonic()) > 0:
+                wakener.wait(left)
         return self()
 
     def forget(self) -> None:

@@ -76,10 +76,11 @@ def result_lines(result: RecordResult, writer: RecordingWriter | None = None) ->
 
 def cut_short_lines(writer: RecordingWriter | None) -> Iterator[str]:
     """Yield what there is of a recording that was ended in the middle of a look."""
-    if writer and writer.size:
-        yield f"ended at once; {format_path(writer.path)}: {format_size(writer.size)}; {next_line(writer.path)}"
-    else:
+    if writer is None:
         yield "ended at once"
+        return
+    size = f": {format_size(writer.size)}" if writer.size else ""
+    yield f"ended at once; what was recorded before is in {format_path(writer.path)}{size}; {next_line(writer.path)}"
 
 
 def next_line(path: str) -> str:
