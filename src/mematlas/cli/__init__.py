@@ -200,6 +200,8 @@ def run_command(name: str, words: list[str], apart: bool = False) -> int:
         if apart:
             from mematlas.cli.apart import part
 
+            if command.prepare:
+                command.prepare(args, session)
             part(name, args, session)
         code = command.run(args, session)
     except Error as error:

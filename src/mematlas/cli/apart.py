@@ -107,11 +107,6 @@ def part(name: str, args: Namespace, session: Session) -> None:
     if session.procfs.hides_others:
         raise NotSupported("--apart", "a /proc without hidepid, which shows who has no rights no process of others")
     grant = granted(name, args, session)
-    if name == "record" and args.output != "-":
-        from mematlas.cli.record import open_writer
-
-        # It runs as who called us, and is fed by a front end without rights.
-        session.writer = open_writer(args, session.text or "machine")
     front = os.pidfd_open(os.getpid())
     pid, control, watched = broker.start(grant, front, (*QUERIES, *TABLES, *MACHINE))
     session.procfs.close()

@@ -81,6 +81,7 @@ class Command:
         "default_target",
         "examples",
         "own_failure",
+        "prepare",
         "run",
         "usage",
         "words",
@@ -97,6 +98,7 @@ class Command:
         default_target: Callable[[Namespace], str | None] | None = None,
         check: Callable[[Namespace], None] | None = None,
         own_failure: int | None = None,
+        prepare: Callable[[Namespace, Session], None] | None = None,
     ) -> None:
         self.usage = usage
         self.about = about
@@ -115,6 +117,8 @@ class Command:
         """Refuses what could not be done, before a program is started to look at."""
         self.own_failure = own_failure
         """The exit code where a program was to be started, whose own is passed on, and we failed."""
+        self.prepare = prepare
+        """Makes what takes our own rights, before these are given up: see `mematlas.cli.apart`."""
 
     @property
     def takes_target(self) -> bool:

@@ -109,6 +109,12 @@ def check(args: Namespace) -> None:
         refuse_path(args.output, args.force)
 
 
+def prepare(args: Namespace, session: Session) -> None:
+    """Make what writes, which runs as who called us; it is fed by who has no rights by then."""
+    if args.output != STREAM:
+        session.writer = open_writer(args, session.text or "machine")
+
+
 def run(args: Namespace, session: Session) -> int:
     from mematlas.timeline.watch import Watch
 
@@ -228,5 +234,6 @@ COMMAND = Command(
     words=(TARGET, MORE),
     check=check,
     own_failure=OWN_FAILURE,
+    prepare=prepare,
     default_target=lambda args: EVERYBODY if args.machine and not args.words else None,
 )
