@@ -130,3 +130,16 @@ def test_a_file_is_replaced_only_where_that_is_asked_for(stopped: Victim, tmp_pa
     assert (run.returncode, path.read_text()) == (2, "mine")
     assert mematlas("map", stopped.pid, "-o", path, "--force").returncode == 0
     assert path.read_text().startswith("<")
+
+
+def test_a_picture_of_very_many_cells_is_cut_with_a_mark(tmp_path: Path) -> None:
+    import mmap
+
+    path = tmp_path / "map.svg"
+    with mmap.mmap(-1, 100_003 * mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as area:
+        area[0] = 1
+        run = mematlas("map", os.getpid(), "--reserved", "--cell", "1", "-o", path)
+    assert run.returncode == 0, run.stderr
+    root = ElementTree.fromstring(path.read_bytes())
+    assert float(root.attrib["height"]) < 11_000
+    assert "... and more: pick an AREA, or a larger --cell" in texts_of(root)

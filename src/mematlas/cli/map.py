@@ -19,6 +19,7 @@ from mematlas.views.terminal import screen_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from mematlas.analysis.grid import Grid
     from mematlas.analysis.neighbours import Fit
     from mematlas.cli.arguments import Arguments, Namespace
     from mematlas.cli.session import Session
@@ -55,16 +56,7 @@ def run(args: Namespace, session: Session) -> int:
         screen = screen_size(session.out) if is_text else None
         rows = screen[1] - PROMPT if screen else None
         fit = fit_in(drawing.width, rows, is_live, args.unfolded) if is_text else None
-        grid = session.process.grid(
-            drawing.start,
-            drawing.end,
-            drawing.selection,
-            cell_pages=args.cell,
-            source=args.source,
-            max_stall=args.max_stall,
-            folds=drawing.folds,
-            fit=fit,
-        )
+        grid = grid_of(drawing, args, session, fit)
         return map_view(
             grid,
             session.process.page_size,
@@ -84,6 +76,20 @@ def run(args: Namespace, session: Session) -> int:
     return 0
 
 
+def grid_of(drawing: Drawing, args: Namespace, session: Session, fit: Fit | None) -> Grid:
+    """Return what is to be drawn as cells."""
+    return session.process.grid(
+        drawing.start,
+        drawing.end,
+        drawing.selection,
+        cell_pages=args.cell,
+        source=args.source,
+        max_stall=args.max_stall,
+        folds=drawing.folds,
+        fit=fit,
+    )
+
+
 def draw(form: str, drawing: Drawing, args: Namespace, session: Session) -> None:
     """Write the map into a file, as a picture."""
     from mematlas.views.figures.pagemap import FIT, map_picture
@@ -91,16 +97,7 @@ def draw(form: str, drawing: Drawing, args: Namespace, session: Session) -> None
     process = session.process
     with Interrupts(session.err), new_file(args) as file:
         drawing.begin()
-        grid = process.grid(
-            drawing.start,
-            drawing.end,
-            drawing.selection,
-            cell_pages=args.cell,
-            source=args.source,
-            max_stall=args.max_stall,
-            folds=drawing.folds,
-            fit=None if args.unfolded else FIT,
-        )
+        grid = grid_of(drawing, args, session, None if args.unfolded else FIT)
         target = session.target_info(grid.reading)
         canvas = map_picture(grid, process.page_size, target, session.machine(), ascii_only=form == "png")
         write_picture(canvas, form, file)

@@ -48,6 +48,8 @@ NR_ROWS = 60
 FIT = Fit(NR_COLUMNS, NR_ROWS, is_joined=True)
 SHADES = (0.35, 0.55, 0.75, 1.0)
 """How much of its colour a cell has of which a class fills a third, two thirds, not all, and all."""
+MOST_HEIGHT = 10_000
+"""Pixels from which on lines are left out: whoever wants these picks an area."""
 SAMPLE = 20
 """How wide a cell of the legend is."""
 
@@ -128,6 +130,10 @@ class PageMap:
             for _, line in groupby(strips, key=lambda strip: strip.line):
                 found, y = self.line(y, list(line))
                 shapes += found
+                if y > MOST_HEIGHT:
+                    y += ROW
+                    shapes.append(self.words(MARGIN, y - 5, "... and more: pick an AREA, or a larger --cell", SMALL))
+                    return shapes, y
         return shapes, y
 
     def line(self, y: int, strips: Sequence[Strip]) -> tuple[list[Shape], int]:
@@ -155,7 +161,7 @@ class PageMap:
             looks = [look_of(strip.cells.classes(index)) for index in range(strip.cells.nr_cells)]
             for look, group in groupby(looks):
                 nr = len(list(group))
-                while nr:
+                while nr and y <= MOST_HEIGHT:
                     if column == NR_COLUMNS:
                         y, column = y + ROW, 0
                     part = min(nr, NR_COLUMNS - column)
