@@ -25,6 +25,7 @@ from mematlas.views.figures.page import (
     heading_of,
     in_letters,
     name_of_process,
+    words_at,
 )
 from mematlas.views.figures.scale import LEAST_SPAN, LEVELS, NONE, level_of, shade_of, time_ticks
 from mematlas.views.format import LEFT_OUT, format_path, format_size, number_of
@@ -168,9 +169,7 @@ class Heatmap:
         self, x: float, y: float, text: str, size: float, ink: str = PAGE_INK, anchor: str = "start", bold: bool = False
     ) -> Words:
         """Return a text that fits the picture."""
-        text = in_letters(text, self.ascii_only)
-        room = WIDTH - MARGIN - x if anchor == "start" else WIDTH
-        return Words(x, y, cut(text, room, size, bold), size, ink, anchor, bold)
+        return words_at(x, y, in_letters(text, self.ascii_only), size, ink, anchor, bold)
 
     # Cells
 

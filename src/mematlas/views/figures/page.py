@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from mematlas.views.colour import INK, MUTED, PAPER
+from mematlas.views.figures.canvas import Words
 from mematlas.views.figures.lettering import width_of_words
 from mematlas.views.figures.scale import format_duration
 from mematlas.views.format import LEFT_OUT, format_path, number_of
@@ -74,6 +75,12 @@ def in_letters(text: str, ascii_only: bool) -> str:
     """
     text = format_path(text)
     return text.encode("ascii", "backslashreplace").decode("ascii") if ascii_only else text
+
+
+def words_at(x: float, y: float, text: str, size: float, ink: str, anchor: str, bold: bool) -> Words:
+    """Return a text that is no wider than the page."""
+    room = WIDTH - MARGIN - x if anchor == "start" else WIDTH
+    return Words(x, y, cut(text, room, size, bold), size, ink, anchor, bold)
 
 
 def cut(text: str, room: float, size: float, bold: bool = False) -> str:

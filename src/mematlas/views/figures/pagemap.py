@@ -23,6 +23,7 @@ from mematlas.views.figures.page import (
     WIDTH,
     cut,
     in_letters,
+    words_at,
 )
 from mematlas.views.figures.scale import NONE, mixed
 from mematlas.views.format import format_address, format_path, format_size, number_of
@@ -97,9 +98,7 @@ class PageMap:
         self, x: float, y: float, text: str, size: float, ink: str = PAGE_INK, anchor: str = "start", bold: bool = False
     ) -> Words:
         """Return a text that fits the picture."""
-        text = in_letters(text, self.ascii_only)
-        room = WIDTH - MARGIN - x if anchor == "start" else WIDTH
-        return Words(x, y, cut(text, room, size, bold), size, ink, anchor, bold)
+        return words_at(x, y, in_letters(text, self.ascii_only), size, ink, anchor, bold)
 
     def legend(self, y: int) -> tuple[list[Shape], int]:
         """Return the colours with what they mean, of those that occur, and where that ends."""
