@@ -38,6 +38,7 @@ EXAMPLES: tuple[tuple[object, ...], ...] = (
     *(("open_machine_file", name) for name in ("slabinfo", "vmallocinfo", "iomem")),
     *(("read_link", *WHO, name) for name in ("exe", "fd/0", "ns/pid", "map_files/400000-401000")),
     *(("stat_link", *WHO, name) for name in ("exe", "fd/0")),
+    ("stat_mapped", *WHO, "1000-2000,7f10-7f20"),
     ("magic_behind", *WHO, "exe"),
     ("read_stat_whole", *WHO),
     ("read_syscall", *WHO, PID),

@@ -33,8 +33,10 @@ from mematlas.kernel.broker import Grant
 from mematlas.kernel.brokered import BrokeredFS, BrokerGone, Lender
 from mematlas.kernel.confine import USERS, confine
 from mematlas.kernel.madvise import MADV_COLD, MADV_PAGEOUT
+from mematlas.kernel.maps import read_maps
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.queries import QUERIES, encode
+from mematlas.kernel.vmfile import LiveFiles
 from mematlas.observe.process import Process
 from test_promises import pinned as pinned
 from test_targets import headless as headless
@@ -439,6 +441,29 @@ def test_who_has_a_pid_later_is_another(victim: Callable[..., Victim]) -> None:
         return [refusal(lender, "open_file", pid, start + late, "maps", 0) for late in (1, 0, 1)]
 
     assert in_front(Grant(0), attack)[1] == [errno.ESRCH, 0, errno.ESRCH]
+
+
+def test_what_files_a_process_maps_is_asked_at_once_and_told_as_it_is(victim: Callable[..., Victim]) -> None:
+    pid = victim("anon_full").pid
+
+    def look(_: Lender, procfs: BrokeredFS) -> list[object]:
+        asked: list[str] = []
+        ask = procfs.lender.ask
+
+        def noted(name: str, *parts: object) -> Any:
+            asked.append(name)
+            return ask(name, *parts)
+
+        procfs.lender.ask = noted  # type: ignore[method-assign]
+        os.setresuid(USERS[0], USERS[0], USERS[0])
+        with procfs.process(pid) as process:
+            kinds = [vma.kind for vma in read_maps(process, LiveFiles(process))]
+        return [kinds, asked.count("stat_mapped"), asked.count("stat_link")]
+
+    with ProcFS().process(pid) as process:
+        kinds = [vma.kind for vma in read_maps(process, LiveFiles(process))]
+    assert "file" in kinds
+    assert in_front(Grant(0), look)[1] == [kinds, 1, 0]
 
 
 def test_only_who_was_named_is_acted_on(victim: Callable[..., Victim]) -> None:

@@ -134,7 +134,6 @@ class Worker:
         self.queries = {query.name.encode("ascii"): query for query in queries}
         self.procfs = ServedFS(grant)
         self._held: dict[tuple[int, int], ProcessDir] = {}
-        self._areas: Areas | None = None
 
     def serve(self) -> None:
         """Answer until nobody asks any more.
@@ -162,7 +161,7 @@ class Worker:
             NonsenseError: no front end says this.
         """
         while data.startswith(TAKEN_BACK):
-            if self._areas is None or not self._areas.take_back(number(data[1:2])):
+            if not self.procfs.areas.take_back(number(data[1:2])):
                 raise NonsenseError
             data = data[2:]
         self._answer(data)
@@ -262,16 +261,12 @@ class Worker:
             self._send_arrays(buffers, data)
 
     def _send_arrays(self, buffers: list[memoryview], data: bytes) -> None:
-        """Send a record whose arrays are in an area, one after the other."""
-        from mematlas.kernel.shared_areas import NO_AREA, Areas, places
+        """Send a record whose arrays are in an area."""
+        from mematlas.kernel.shared_areas import NO_AREA
 
-        sizes = [len(buffer) for buffer in buffers]
-        if self._areas is None:
-            self._areas = Areas()
-        area_number, area, is_new = self._areas.area_for(places(sizes)[-1][1])
+        area_number, area, is_new, where = self.procfs.areas.hand_over(buffers)
         try:
-            area.fill(buffers)
-            message = marshal.dumps((area_number, area.size, sizes, data))
+            message = marshal.dumps((area_number, area.size, where, data))
             self.connection.sendmsg([ARRAYS, message], carrying(area.fd) if is_new else ())
             area.is_looked_at = True
         finally:
@@ -305,6 +300,16 @@ class ServedFS(ProcFS):
     def __init__(self, grant: Grant) -> None:
         super().__init__()
         self.grant = grant
+        self._areas: Areas | None = None
+
+    @property
+    def areas(self) -> Areas:
+        """What long answers are handed over in."""
+        from mematlas.kernel.shared_areas import Areas  # with numpy, which few need
+
+        if self._areas is None:
+            self._areas = Areas()
+        return self._areas
 
     @property
     def helpers(self) -> frozenset[int]:

@@ -224,15 +224,15 @@ def answer_of(kind: bytes, data: bytes) -> Any:
 
 
 def with_arrays(areas: dict[int, Looked], data: bytes, fd: int) -> Any:
-    """Return a record whose arrays are in an area, one after the other; they hold its memory."""
+    """Return a record whose arrays are in an area; they hold its memory."""
     import pickle
 
     from mematlas.kernel.shared_areas import NO_AREA, Looked
 
-    number, size, sizes, record = marshal.loads(data)
+    number, size, where, record = marshal.loads(data)
     if fd >= 0:
         areas[number] = Looked(fd, size)
-    parts = (areas.pop(number) if number == NO_AREA else areas[number]).parts(sizes)
+    parts = (areas.pop(number) if number == NO_AREA else areas[number]).parts(where)
     return pickle.loads(record, buffers=parts)
 
 

@@ -277,6 +277,12 @@ class Directory:
             yield from self._unpacked_pieces(name, limit)
             return
         try:
+            yield from self._pieces_of(fd, name, limit)
+        finally:
+            os.close(fd)
+
+    def _pieces_of(self, fd: int, name: str, limit: int) -> Iterator[bytes]:
+        try:
             is_at_end = False
             while not is_at_end and (piece := self._piece(name, fd, min(BATCH_SIZE, limit + 1))):
                 limit -= len(piece)
@@ -286,8 +292,6 @@ class Directory:
                 yield piece
         except OSError as error:
             raise self._error(error, name) from None
-        finally:
-            os.close(fd)
 
     def _unpacked_pieces(self, name: str, limit: int) -> Iterator[bytes]:
         import zlib

@@ -298,6 +298,11 @@ class ProcessDir(Directory):
         """Return what stat(2) says of the file that a link of the process leads to. Raises OSError."""
         return os.stat_result(*self.procfs.ask(stat_link, self, name))
 
+    def statuses_of_mapped(self, spans: list[str]) -> dict[str, os.stat_result]:
+        """Return the same of the files that VMAs map, by ``START-END``; those of which it cannot be had are missing."""
+        found = self.procfs.ask(stat_mapped, self, ",".join(spans)) if spans else []
+        return {span: os.stat_result(*status) for span, status in zip(spans, found, strict=True) if status}
+
     def _pieces(self, name: str, limit: int) -> Iterator[bytes]:
         """Yield the pieces of a file.
 
@@ -308,11 +313,13 @@ class ProcessDir(Directory):
             yield from super()._pieces(name, limit)
             return
         # Of the same address space as the file, or of one before it: who reads it after an exec has been too late.
-        watched = self.open_fd("maps")
+        watched = fd = self.open_fd("maps")
         self.holds[name] = Hold()
         try:
+            if name != "maps":
+                fd = self.open_fd(name)
             is_empty = True
-            for piece in super()._pieces(name, limit):
+            for piece in self._pieces_of(fd, name, limit):
                 is_empty = False
                 yield piece
             # Nothing at all is the text of a kernel thread and of a zombie, which have no address space now either.
@@ -322,7 +329,8 @@ class ProcessDir(Directory):
         except OSError as error:
             raise self._error(error, name) from None
         finally:
-            os.close(watched)
+            for opened in {watched, fd}:
+                os.close(opened)
 
     def _piece(self, name: str, fd: int, size: int) -> bytes:
         if self.captured or name not in BY_VMA:
@@ -389,6 +397,17 @@ def stat_link(process: ProcessDir, name: str) -> tuple[Any, ...]:
     """Return what makes the `os.stat_result` of the file that a link of a process leads to. Raises OSError."""
     status = os.stat(name, dir_fd=process.fd).__reduce__()
     return status[1]  # type: ignore[return-value]
+
+
+def stat_mapped(process: ProcessDir, spans: str) -> list[tuple[Any, ...] | None]:
+    """Return the same of the files that VMAs map, given as ``START-END`` with commas between them; None of others."""
+    found: list[tuple[Any, ...] | None] = []
+    for span in spans.split(","):
+        try:
+            found.append(stat_link(process, f"map_files/{span}"))
+        except OSError:
+            found.append(None)
+    return found
 
 
 def no_process(procfs: ProcFS, pid: int) -> Error:

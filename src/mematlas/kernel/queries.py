@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from mematlas.frozen import record
-from mematlas.kernel.procfs import ProcFS, read_link, stat_link
+from mematlas.kernel.procfs import ProcFS, read_link, stat_link, stat_mapped
 from mematlas.kernel.status import read_stat_whole
 
 TYPE_CHECKING = False
@@ -178,6 +178,11 @@ def span(data: bytes) -> str:
     return text(data)
 
 
+def spans(data: bytes) -> str:
+    """Return the names of some of them, with commas between them."""
+    return ",".join(map(span, data.split(b",")))
+
+
 def advice(data: bytes) -> int:
     """Return one of the advices that are given to processes."""
     from mematlas.kernel.madvise import ADVICE
@@ -261,6 +266,7 @@ QUERIES = (
     Query(open_machine_file, (one_of(*MACHINE_FILES),), False, is_about_everybody=True, is_opening=True),
     Query(read_link, (link_name,)),
     Query(stat_link, (link_name,)),
+    Query(stat_mapped, (spans,)),
     Query(f"{KERNEL}.vmfile:magic_behind", (link_name,)),
     Query(read_stat_whole),
     Query(f"{KERNEL}.threads:read_syscall", (number,)),

@@ -63,6 +63,8 @@ FUSE_ON_DISK = "fuseblk"
 EXT4, XFS, BTRFS, FUSE = 0xEF53, 0x58465342, 0x9123683E, 0x65735546
 LOCAL_MAGICS = frozenset((EXT4, XFS, BTRFS, *KIND_OF_MAGIC)) - {FUSE}
 NO_ANSWER, REFUSED = -1, -2
+AHEAD_SIZE = 1 << 15
+"""Bytes of maps of which the files are asked about all at once."""
 ANSWER_SECONDS = 1.0
 """For a file system to say what it is."""
 
@@ -157,6 +159,8 @@ class LiveFiles:
         """Where no page was found that could show it."""
         self._refused = ""
         """Why map_files cannot be followed."""
+        self._ahead: dict[str, os.stat_result] | None = None
+        """What stat(2) says of files that will be met, asked all at once where a question takes long."""
         self._nr_guessed = 0
 
     def kind(self, span: str, dev: str, inode: int, path: str) -> str:
@@ -282,7 +286,7 @@ class LiveFiles:
             return None
         if not self._refused:
             try:
-                return self._process.status(f"map_files/{span}")
+                return self._status_of(span)
             except PermissionError:
                 self._refused = "following map_files needs CAP_CHECKPOINT_RESTORE"
             except OSError:
@@ -295,6 +299,24 @@ class LiveFiles:
         except (OSError, ValueError):
             return None
         return status if (format_device(status.st_dev), status.st_ino) == (dev, inode) else None
+
+    def _status_of(self, span: str) -> os.stat_result:
+        if self._ahead is None:
+            self._ahead = self._look_ahead() if self._process.procfs.lender else {}
+        return self._ahead.pop(span, None) or self._process.status(f"map_files/{span}")
+
+    def _look_ahead(self) -> dict[str, os.stat_result]:
+        """Return what stat(2) says of the files at the beginning of maps, by their span: each once, none that waits."""
+        spans, seen = [], set()
+        for line in self._process.read_start("maps", AHEAD_SIZE).split(b"\n")[:-1]:
+            span, *rest = os.fsdecode(line).split(None, 5)
+            file = tuple(rest[2:])
+            if file in seen or not rest[-1].startswith("/"):
+                continue
+            seen.add(file)
+            if rest[2] != self._shmem_device() and self._type(rest[2]) and not self.may_wait(span, rest[2]):
+                spans.append(span)
+        return self._process.statuses_of_mapped(spans)
 
     def _magic(self, span: str, dev: str) -> int | None:
         """Return the magic number of the file system of a file; None where it cannot be asked."""

@@ -26,6 +26,7 @@ from mematlas.kernel.queries import (
     optional,
     pairs,
     span,
+    spans,
     words,
 )
 
@@ -82,6 +83,11 @@ def test_what_a_front_end_asks_is_understood(question: bytes, worker: Worker) ->
             span,
             {b"7f10-7f20": "7f10-7f20"},
             (b"7f10", b"-", b"7f10-", b"7F10-7f20", b"1-2-3", b"../..-1", b"1" * 17 + b"-2"),
+        ),
+        (
+            spans,
+            {b"7f10-7f20,1-2": "7f10-7f20,1-2", b"1-2": "1-2"},
+            (b"", b",", b"1-2,", b"1-2,exe", b"1-2,../1/mem"),
         ),
         (
             file_name,

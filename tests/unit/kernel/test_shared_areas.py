@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_an_answer_that_is_looked_at_is_left_alone(areas: Areas) -> None:
 
     assert number == 0
     assert numbers == [*range(1, NR_AREAS), *[NO_AREA] * 3]
-    assert area.memory[:5] == b"first"
+    assert area.memory[:5].tobytes() == b"first"
 
 
 def test_an_answer_that_is_too_long_for_an_area_gets_a_larger_one_in_its_place(areas: Areas) -> None:
@@ -78,10 +79,10 @@ def test_memory_of_answers_cannot_be_made_smaller() -> None:
 
 def test_parts_are_what_was_put_in_and_are_let_go_of_with_the_last_look() -> None:
     area = Area(SIZE)
-    area.fill([memoryview(b"abc"), memoryview(b"de")])
+    where = area.fill([memoryview(b"abc"), memoryview(b"de")])
     looked = Looked(os.dup(area.fd), area.size)
     assert not looked.let_go()
-    first, second = (np.frombuffer(part, np.uint8) for part in looked.parts([3, 2]))
+    first, second = (np.frombuffer(part, np.uint8) for part in looked.parts(where))
     of_first = first[1:]
 
     assert (first.tobytes(), second.tobytes()) == (b"abc", b"de")
@@ -91,3 +92,65 @@ def test_parts_are_what_was_put_in_and_are_let_go_of_with_the_last_look() -> Non
     assert looked.let_go()
     assert not looked.let_go()
     area.close()
+
+
+ROWS, WORDS = 37, 512
+
+
+def parts_of(areas: Areas, parts: list[Any]) -> tuple[int, bool, list[bytes]]:
+    """Hand parts over; return the number of the area, whether it is new, and what lies where each is said to."""
+    number, area, is_new, where = areas.hand_over([memoryview(part).cast("B") for part in parts])
+    return number, is_new, [area.memory[start:end].tobytes() for start, end in where]
+
+
+def filled(areas: Areas, rows: int = ROWS) -> Any:
+    """Return rows of the next answer, filled."""
+    made = areas.offer()(rows, WORDS)
+    made[:] = np.arange(rows * WORDS, dtype=np.uint64).reshape(rows, WORDS)
+    return made
+
+
+def test_what_was_put_into_an_area_is_handed_over_from_there(areas: Areas) -> None:
+    lend(areas, 8 * ROWS * WORDS + 20 * SIZE)
+    areas.take_back(0)
+    made, before = filled(areas), areas._areas[0].memory
+    parts = [b"first" * 1000, made, b"last"]
+
+    assert np.shares_memory(made, before)
+    assert parts_of(areas, parts) == (0, False, [b"first" * 1000, made.tobytes(), b"last"])
+    assert made[ROWS - 1, WORDS - 1] == ROWS * WORDS - 1
+
+
+def test_where_there_is_no_room_behind_it_all_is_moved_whole(areas: Areas) -> None:
+    lend(areas, 8 * ROWS * WORDS)
+    areas.take_back(0)
+    made = filled(areas)
+    whole, rest = made.tobytes(), b"rest" * 5000
+
+    number, is_new, parts = parts_of(areas, [rest, made])
+    assert (number, is_new) == (1, True)
+    assert parts == [rest, whole]
+
+
+def test_in_one_area_parts_that_have_to_move_do_not_write_over_each_other(areas: Areas) -> None:
+    for _ in range(NR_AREAS):
+        lend(areas, 8 * ROWS * WORDS)
+    areas.take_back(0)
+    made = filled(areas)
+    whole, rest = made.tobytes(), b"rest" * 5000
+
+    number, is_new, parts = parts_of(areas, [rest, made])
+    assert (number, is_new) == (0, True)
+    assert parts == [rest, whole]
+
+
+def test_nothing_is_offered_that_is_looked_at_and_nothing_twice(areas: Areas) -> None:
+    lend(areas, 8 * ROWS * WORDS)
+    looked_at = areas._areas[0].memory
+    assert not np.shares_memory(filled(areas), looked_at)
+    areas.take_back(0)
+    rows = areas.offer()
+    assert np.shares_memory(rows(1, WORDS), looked_at)
+    assert not np.shares_memory(rows(1, WORDS), looked_at)
+    assert areas.offer()(0, WORDS).shape == (0, WORDS)
+    assert not np.shares_memory(areas.offer()(ROWS + 1, WORDS), looked_at)

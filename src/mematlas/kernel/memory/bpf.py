@@ -36,8 +36,10 @@ if TYPE_CHECKING:
 PSEUDO_MAP_VALUE = 2
 RAW_TRACEPOINT = "raw_tracepoint"
 
-NR_SLOTS = 64
-"""Pages per call. More gain nothing (page-table walks reach 2 million pages/s), and keep us longer on one CPU."""
+NR_SLOTS = 192
+"""Pages per call: some 40 µs of copying. What is done for each call takes as long as copying these; with more of them
+we are kept longer on one CPU, and they stay in its cache no longer.
+"""
 
 # The value of the map's single element, in bytes; the data begins at a page of its own.
 AT_COUNT, AT_SIZE, AT_TASK, AT_ADDRESSES = 0, 8, 16, 64

@@ -71,6 +71,7 @@ class KernelMemory:
         # to be a table.
         self._heights = np.zeros(ram.end // PAGE, np.uint8)
         self._tops: dict[int, int] = {}
+        self._has_user_copies = "pti" in read_cpuinfo().get("flags", "").split()
         self._frame_array = (0, 0)
         with self._open_mem(os.getpid()) as own:
             pointer = self._pgd_pointer(own)
@@ -111,7 +112,7 @@ class KernelMemory:
         It is the page after the kernel's (kernel_to_user_pgdp, arch/x86/include/asm/pgtable.h). The flag decides: the
         file of vulnerabilities does not know of isolation that was asked for on the command line.
         """
-        if "pti" not in read_cpuinfo().get("flags", "").split():
+        if not self._has_user_copies:
             return None
         if pgd in self._tops:
             self._heights[pgd // PAGE + 1] = self.levels

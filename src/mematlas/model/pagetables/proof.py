@@ -19,21 +19,31 @@ from mematlas.model.pagetables.walk import Span, TableLevel, Walk, Walker, WalkS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mematlas.kernel.memory.memory import KernelMemory
     from mematlas.model.pagetables.entries import PagingMode
 
 
-def prove(memory: KernelMemory, mode: PagingMode, pgd: int, span: Span, nr_levels: int) -> Walk:
+def prove(
+    memory: KernelMemory,
+    mode: PagingMode,
+    pgd: int,
+    span: Span,
+    nr_levels: int,
+    rows_for: Callable[[int, int], Words] = room_for_rows,
+) -> Walk:
     """Return the tables of a span, from its first to its last address, each proven; what is not is left out.
+
+    ``rows_for`` returns memory for so many tables of so many entries of the last level: nothing is written there that
+    is not proven, and nothing is concluded from what is read there.
 
     Raises:
         NotSupported: what reads them cannot prove that.
     """
     if not memory.most_together:
         raise NotSupported("page tables for who has no rights", "programs of BPF that run under RCU")
-    found = _Prover(memory, mode, pgd, nr_levels).walk(span)
+    found = _Prover(memory, mode, pgd, nr_levels, rows_for).walk(span)
     if found.nr_retries:
         for level, below in pairwise(found.levels):
             drop_unfollowed(found, level, below)
@@ -58,21 +68,34 @@ def prove_address(memory: KernelMemory, mode: PagingMode, pgd: int, address: int
 class _Prover(Walker):
     """Reads each table together with those above it."""
 
-    def __init__(self, memory: KernelMemory, mode: PagingMode, pgd: int, nr_levels: int) -> None:
+    def __init__(
+        self,
+        memory: KernelMemory,
+        mode: PagingMode,
+        pgd: int,
+        nr_levels: int,
+        rows_for: Callable[[int, int], Words],
+    ) -> None:
         super().__init__(memory, mode, pgd, nr_levels)
         self.memory = memory
+        self.rows_for = rows_for
 
     def read_tables(self, above: list[TableLevel], addresses: Words, tables: Words) -> tuple[Words, Bools]:
         """Return the tables that the last level of those above leads to, and which of them are proven."""
-        entries = room_for_rows(len(tables), self.mode.levels[len(above)].nr_entries)
+        depth = len(above)
+        rows_for = self.rows_for if depth == self.nr_levels - 1 else room_for_rows
+        entries = rows_for(len(tables), self.mode.levels[depth].nr_entries)
         good = np.zeros(len(tables), np.bool_)
         ways = self._ways(above, addresses, tables)
-        seen = np.empty((2, *ways.indexes.shape), np.uint64)
         for rows in batches(ways.are_new, self.memory.most_together):
-            entries[rows], good[rows], seen[:, :, rows] = self._together(ways, rows)
-        # It is proven by what leads there from the top one on, before it and behind it.
-        lead_on = is_table(self.mode, 0, seen) & (address_of(self.mode, seen) == ways.steps[1:])
-        good &= lead_on.all(axis=(0, 1))
+            pages, could, seen = self._together(ways, rows)
+            # It is proven by what leads there from the top one on, before it and behind it.
+            lead_on = is_table(self.mode, 0, seen) & (address_of(self.mode, seen) == ways.steps[1:, rows])
+            proven = good[rows] = could & lead_on.all(axis=(0, 1))
+            if proven.all():
+                entries[rows] = pages
+            else:
+                entries[rows][proven] = pages[proven]
         return entries, good
 
     def is_junk(self, level: int, entries: Words, span: Span) -> Bools:

@@ -174,7 +174,8 @@ def walk_tables(procfs: ServedFS, number: int, user_copy: bool, first: int, last
     access, pgd = may_walk(procfs, number, user_copy, last)
     if first > last:
         raise NotSupported("a range that ends before it begins")
-    found = prove(access.memory, access.mode, pgd, (first, last), min(nr_levels, access.memory.levels))
+    nr_levels = min(nr_levels, access.memory.levels)
+    found = prove(access.memory, access.mode, pgd, (first, last), nr_levels, procfs.areas.offer())
     if not procfs.grant.has_kernel and access.mode.shared_tables:
         # Where the kernel's own tables are tells where it lies.
         top = found.levels[0].entries

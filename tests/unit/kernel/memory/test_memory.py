@@ -360,11 +360,11 @@ def test_a_capture_has_no_page_tables(tmp_path: os.PathLike[str]) -> None:
 
 
 def test_the_users_copy_of_the_top_table_is_the_page_after(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = memory_of(ConstructedReader(0xFFFF888000000000))
     monkeypatch.setattr(kmem, "read_cpuinfo", lambda: {"flags": "fpu pti lm"})
+    memory = memory_of(ConstructedReader(0xFFFF888000000000))
     assert memory.user_pgd(0x2000) == 0x3000
     monkeypatch.setattr(kmem, "read_cpuinfo", lambda: {"flags": "fpu lm"})
-    assert memory.user_pgd(0x2000) is None
+    assert memory_of(ConstructedReader(0xFFFF888000000000)).user_pgd(0x2000) is None
 
 
 def test_a_processor_that_does_not_tell_has_52_bits(monkeypatch: pytest.MonkeyPatch) -> None:

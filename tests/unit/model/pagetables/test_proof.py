@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from constructed_pagetables import CODE, DATA, MODE, PATH, START, ConstructedTables, Words, map_page, plain_tables
@@ -140,6 +141,35 @@ def test_a_table_that_changes_in_the_middle_of_reading_together_is_left_out() ->
     assert [len(level) for level in found.levels] == [1, 0, 0, 0]
     assert found.torn
     assert not found.levels[0].entries[0, 0]  # nothing that nobody can follow
+
+
+@pytest.mark.parametrize(("seen", "unlinked_in"), [(PATH[2], PATH[above]) for above in range(3)])
+def test_nothing_is_put_where_others_may_look_that_is_not_proven(seen: int, unlinked_in: int) -> None:
+    made = many()
+    forge(made, seen, unlinked_in)
+    rooms: list[Words] = []
+
+    def rows_for(nr: int, nr_words: int) -> Words:
+        rooms.append(np.full((nr, nr_words), 7, np.uint64))
+        return rooms[-1]
+
+    found = prove(made, MODE, PATH[0], (0, USER_END), 4, rows_for)
+    assert not made.changes
+    assert sum(len(room) for room in rooms) > len(found.levels[3])
+    assert 0x1234567 not in np.concatenate(rooms)
+
+
+def test_tables_of_the_last_level_are_left_where_there_was_room_for_them() -> None:
+    made, rooms = many(), []
+
+    def rows_for(nr: int, nr_words: int) -> Words:
+        rooms.append(np.zeros((nr, nr_words), np.uint64))
+        return rooms[-1]
+
+    found = prove(made, MODE, PATH[0], (0, USER_END), 4, rows_for)
+    assert [room.shape for room in rooms] == [found.levels[3].entries.shape]
+    assert np.shares_memory(rooms[0], found.levels[3].entries)
+    assert (rooms[0] == walk(made, MODE, PATH[0]).levels[3].entries).all()
 
 
 def test_a_table_that_is_new_since_that_above_it_was_read_is_not_spoken_of() -> None:
