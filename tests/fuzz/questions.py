@@ -180,7 +180,7 @@ class Asked:
         finally:
             self._ours.send(DONE)
             self._is_heard.wait()
-        for area in self._worker._areas._areas[1:] if self._worker._areas else ():
+        for area in self._worker.procfs.areas._areas[1:]:
             area.is_looked_at = False  # the first is given back by a question
         return [(message[:1], message[1:], opened) for message, opened in self._heard if message[:1] != broker.MORE]
 
