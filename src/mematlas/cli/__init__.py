@@ -192,6 +192,8 @@ def run_command(name: str, words: list[str], apart: bool = False) -> int:
         args = parse(name, command, words)
         if command.check:
             command.check(args)
+        if program is None:
+            one_thread_of_numpy()  # a moment of a recording is unpacked with it
         if command.takes_target:
             default = command.default_target(args) if command.default_target else None
             session.why_now = why_now(name, args)

@@ -447,7 +447,7 @@ class PageReader:
 
     def _unmark(self, block: Block, vma: Vma) -> None:
         """Take the marks that a capture holds out of the entries, which are the kernel's again, into the states."""
-        block.raw[7::ENTRY_SIZE] = block.states.translate(WITHOUT_MARKS)
+        self.pagemap.set_tops(block, block.states.translate(WITHOUT_MARKS))
         if any(byte & (HUGE | MARK_A) == HUGE for byte in block.kinds):
             why = self._saved.get("huge_estimate", "")
             self.huge_counts.note = Note("huge-estimate", why) if why else None

@@ -24,6 +24,7 @@ from mematlas.arrays import np
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.kernel.pagemap import FILE, GUARD, MARK_A, MARK_B, PM_PFRAME, PRESENT, SWAP, Block
 from mematlas.model.machine import machine_of
+from mematlas.model.pages import WITHOUT_HUGE
 from mematlas.notes import Note, Notes
 from mematlas.observe.moments import with_states
 from mematlas.timeline.words import Sparse, empty, side_by_side
@@ -31,13 +32,14 @@ from mematlas.timeline.words import Sparse, empty, side_by_side
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
 
     from mematlas.analysis.results import MapsResult, VmaUsage
     from mematlas.arrays import Bools, Bytes, NDArray, Words
     from mematlas.observe.process import Process
     from mematlas.words import Source
 
+SOME = 1 << 13
+"""Words that are looked at together."""
 TOP = np.uint64(56)
 """The bits of a word below its state byte."""
 
@@ -72,9 +74,8 @@ def states_of(process: Process) -> Sparse:
         states: Bytes
         if isinstance(piece, Block):
             entries = np.frombuffer(piece.raw, np.uint64)
-            states = np.frombuffer(piece.states, np.uint8)
             # Which pages huge entries map is known of captures alone.
-            states = np.where(states & PRESENT, states & ~np.uint8(MARK_B), states)
+            states = np.frombuffer(piece.states.translate(WITHOUT_HUGE), np.uint8)
             first = piece.address // size
             numbers = np.arange(first, first + len(states), dtype=np.uint64)
             if not states.all():
@@ -285,7 +286,12 @@ def is_swapped(states: Bytes) -> Bools:
 
 
 def frames_known(pages: Sparse) -> bool:
-    """Whether the frames of present pages are known."""
-    is_present = pages.words >> np.uint64(63) != 0
-    numbers: Any = pages.words[is_present] & np.uint64(PM_PFRAME)
-    return bool(numbers.any()) or not len(numbers)
+    """Whether the frames of present pages are known: one that is shows it."""
+    has_present = False
+    for start in range(0, len(pages), SOME):
+        words = pages.words[start : start + SOME]
+        present = words[words >> np.uint64(63) != 0]
+        if (present & np.uint64(PM_PFRAME)).any():
+            return True
+        has_present |= len(present) > 0
+    return not has_present
