@@ -37,6 +37,8 @@ AS_IT_IS = frozenset(("doctor", "capture", "convert", "report", "demo", "lab", "
 """Commands that try rights out, write files, or run programs of their own."""
 OF_ONE = frozenset(("maps", "pages", "translate", "hist", "map", "tables"))
 """Commands that look at one process and at no other."""
+TOP = "top"
+"""It may act on a process that is named at the start, if that is confirmed there."""
 SERVED = "mematlas.model.pagetables.served"
 READER = one_of("auto", *READER_NAMES)
 TABLES = (
@@ -121,7 +123,7 @@ def part(name: str, args: Namespace, session: Session) -> None:
 def granted(name: str, args: Namespace, session: Session) -> Grant:
     """Return what a command may ask about, and whom it may act on."""
     given = (session.text, *session.words)
-    named = found_now(session) if name in OF_ONE or is_act(name) else frozenset()
+    named = found_now(session) if name in OF_ONE or is_act(name) or (name == TOP and session.text) else frozenset()
     return Grant(
         front=os.getpid(),
         processes=named if name in OF_ONE else None,
@@ -134,16 +136,20 @@ def granted(name: str, args: Namespace, session: Session) -> Grant:
 
 
 def acts(name: str, args: Namespace, session: Session) -> bool:
-    """Whether anything will be done: not where the plan alone is shown."""
+    """Whether anything may be done: not where the plan alone is shown."""
+    if name == TOP:
+        return bool(session.text) and not args.read_only
     return is_act(name) and not args.dry_run and (args.yes or not is_group(session.text))
 
 
 def advice_of(name: str, args: Namespace) -> frozenset[int]:
     """Return what advice a command gives: what is paged out is brought back where that was asked for."""
-    if not is_act(name):
+    if not is_act(name) and name != TOP:
         return frozenset()
     from mematlas.kernel.madvise import ADVICE, MADV_WILLNEED
 
+    if name == TOP:
+        return frozenset(number for advice, number in ADVICE.items() if is_act(advice))
     given = [number for advice, number in ADVICE.items() if advice == name]
     if given and (vars(args).get("free") or vars(args).get("undo")):
         given.append(MADV_WILLNEED)

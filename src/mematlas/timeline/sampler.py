@@ -81,8 +81,13 @@ class Sampler(Generic[Found]):
         budget: float = BUDGET,
         rest: Callable[[float], object] = time.sleep,
         count: int | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        """Look for ``duration`` seconds, or so often as ``count`` says."""
+        """Look for ``duration`` seconds, or so often as ``count`` says.
+
+        ``clock`` returns the processor seconds that are ours: by default those of this process, and of its children.
+        """
+        self._clock = clock or processor_seconds
         self.look = look
         self.interval = interval
         self.duration = duration
@@ -123,9 +128,9 @@ class Sampler(Generic[Found]):
 
     def _snapshot(self, began: float) -> Snapshot[Found]:
         at, elapsed = time.time(), now() - began if self.nr_looks else 0.0
-        before = processor_seconds()
+        before = self._clock()
         found = self.look()
-        after = processor_seconds()
+        after = self._clock()
         readings = list(readings_of(found))
         holds = [reading.hold.total_s for reading in readings if reading.hold]
         cost = Cost(after - before, max(holds, default=0.0))

@@ -1,11 +1,13 @@
 """Moments one after the other, as they are seen or as they were recorded: asked in the same way, with the same answers.
 
-A live timeline holds what it has seen in a ring in memory. What is the same as at the moment before is held once.
+A live timeline holds what it has seen in a ring in memory. What is the same as at the moment before is held once. One
+thread may look, while others ask.
 """
 
 from __future__ import annotations
 
 import time
+from _thread import allocate_lock
 from collections import deque
 
 from mematlas.analysis.counters import COUNTERS
@@ -19,6 +21,8 @@ from mematlas.notes import Note
 from mematlas.timeline.sampler import BUDGET, Cost, Sampler, Snapshot
 from mematlas.timeline.schema import FAULTS
 from mematlas.timeline.watch import Happening, Look, Seen
+from mematlas.timeline.words import Sparse
+from mematlas.timeline.words import changes as changes_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
     from mematlas.analysis.pagetables.results import WalkedAddress
     from mematlas.analysis.results import VmaUsage
     from mematlas.analysis.translation import Translation
+    from mematlas.arrays import Words
+    from mematlas.timeline.held_pages import HeldPages
     from mematlas.timeline.recorded_rows import RecordedProcess
     from mematlas.timeline.recording import Recording
     from mematlas.timeline.watch import Watch
@@ -50,11 +56,19 @@ if TYPE_CHECKING:
         def happened(self, after: float, last: float) -> Iterator[Happening]:
             """Yield what has happened after one time, and up to another."""
 
+        def pages(self, seconds: float, pid: int) -> Sparse:
+            """Return the pages of a process as they were at a time."""
+
+        def changed_pages(self, pid: int, after: float, last: float) -> Words:
+            """Return the numbers of the pages of a process that have changed after one time, and up to another."""
+
 
 KEEP = 600.0
 """Seconds that are held, where nobody says otherwise."""
 MOST_HELD = 2_000_000
 """Of all moments that are held: VMAs that have changed, of some 300 bytes each, and as much of anything else."""
+PAGEMAP = "pagemap"
+WITH_PAGES = "record --what pages"
 OF_PROCESS = 7
 """What a process takes at a moment, be it as it was, in such amounts."""
 
@@ -169,14 +183,18 @@ class LiveTimeline:
         budget: float = BUDGET,
         keep: float = KEEP,
         rest: Callable[[float], object] = time.sleep,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         """Look as a `Sampler` does, each time that it is iterated, and hold ``keep`` seconds of it."""
         self.watch = watch
         self.keep = keep
-        self.sampler: Sampler[Look] = Sampler(watch.look, interval, duration, budget, rest)
+        self.sampler: Sampler[Look] = Sampler(watch.look, interval, duration, budget, rest, clock=clock)
         self._moments: deque[tuple[Snapshot[Look], int]] = deque()
         """With how much each has that the one before has not."""
         self._nr_held = 0
+        self._pages: dict[tuple[int, int], HeldPages] = {}
+        """Of each process of which single pages are watched."""
+        self._lock = allocate_lock()
 
     def __iter__(self) -> Iterator[Snapshot[Look]]:
         """Look again and again; yield each moment once it is held."""
@@ -188,20 +206,63 @@ class LiveTimeline:
     def _hold(self, snapshot: Snapshot[Look]) -> Snapshot[Look]:
         """Hold a moment, and let go of those that are too old, or too many."""
         before = self._moments[-1][0].found if self._moments else None
+        self._hold_pages(snapshot)
         look, nr_new = with_shared(snapshot.found, before)
         snapshot = replace(snapshot, found=look)
-        self._moments.append((snapshot, nr_new))
-        self._nr_held += nr_new
-        while len(self._moments) > 1 and (
-            self._nr_held > MOST_HELD or self._moments[0][0].elapsed < snapshot.elapsed - self.keep
-        ):
-            self._nr_held -= self._moments.popleft()[1]
+        with self._lock:
+            self._moments.append((snapshot, nr_new))
+            self._nr_held += nr_new
+            while len(self._moments) > 1 and (
+                self._nr_held > MOST_HELD or self._moments[0][0].elapsed < snapshot.elapsed - self.keep
+            ):
+                self._nr_held -= self._moments.popleft()[1]
+            first = self._moments[0][0].elapsed
+        for key, pages in list(self._pages.items()):
+            pages.let_go_before(first)
+            if pages.last < first:
+                del self._pages[key]
         return snapshot
+
+    def _hold_pages(self, snapshot: Snapshot[Look]) -> None:
+        for one in snapshot.found.seen:
+            words = one.files.words.get(PAGEMAP) if one.files else None
+            if words is not None:
+                from mematlas.timeline.held_pages import HeldPages
+
+                self._pages.setdefault((one.pid, one.start_time), HeldPages()).add(snapshot.elapsed, words)
 
     @property
     def times(self) -> list[float]:
         """When the moments are that it holds: seconds after the first look."""
-        return [snapshot.elapsed for snapshot, _ in self._moments]
+        with self._lock:
+            return [snapshot.elapsed for snapshot, _ in self._moments]
+
+    def pages(self, seconds: float, pid: int) -> Sparse:
+        """Return the pages of a process as they were at a time: entries of pagemap with our state bytes.
+
+        Raises:
+            NotSupported: single pages are not watched, or not known; or the process was not there.
+        """
+        return self.held_pages(pid).at(seconds)
+
+    def changed_pages(self, pid: int, after: float, last: float) -> Words:
+        """Return the numbers of the pages of a process that have changed after one time, and up to another, ascending.
+
+        Raises:
+            NotSupported: as `pages` does.
+        """
+        return self.held_pages(pid).changed(after, last)
+
+    def held_pages(self, pid: int) -> HeldPages:
+        """Return the pages of a process, as far back as they are held.
+
+        Raises:
+            NotSupported: as `pages` does.
+        """
+        found = [pages for (number, _), pages in list(self._pages.items()) if number == pid]
+        if not found:
+            raise NotSupported(f"single pages of process {pid}", "watched with its pages, by who may see them")
+        return found[-1]
 
     def at(self, seconds: float) -> Snapshot[Look]:
         """Return the last moment at or before a time.
@@ -209,11 +270,15 @@ class LiveTimeline:
         Raises:
             TargetNotFound: that is before what is held, or after it.
         """
-        return self._moments[last_before(self.times, seconds)][0]
+        with self._lock:
+            moments = [snapshot for snapshot, _ in self._moments]
+        return moments[last_before([snapshot.elapsed for snapshot in moments], seconds)]
 
     def between(self, first: float, last: float) -> Iterator[Snapshot[Look]]:
         """Yield the moments from one time to another, both included."""
-        yield from [snapshot for snapshot, _ in self._moments if first <= snapshot.elapsed <= last]
+        with self._lock:
+            found = [snapshot for snapshot, _ in self._moments if first <= snapshot.elapsed <= last]
+        yield from found
 
     def happened(self, after: float, last: float) -> Iterator[Happening]:
         """Yield what has happened after one time, and up to another."""
@@ -229,7 +294,8 @@ class LiveTimeline:
             TargetNotFound: no such process is watched.
             ProcessGone: it has ended meanwhile.
         """
-        if not self._moments or moment.elapsed != self._moments[-1][0].elapsed:
+        times = self.times
+        if not times or moment.elapsed != times[-1]:
             raise NotSupported("what an address was at an earlier moment", "record --what frames")
         from mematlas.observe.machine import Machine
         from mematlas.observe.pagetables import PageTables
@@ -254,7 +320,7 @@ class LiveTimeline:
 def with_shared(look: Look, before: Look | None) -> tuple[Look, int]:
     """Return a look with what is the same as in one before held once, and how much is not: see `MOST_HELD`.
 
-    Single pages are not held.
+    Single pages are held apart, by `HeldPages`.
     """
     was = {(one.pid, one.start_time): one for one in before.seen} if before else {}
     seen, nr_new = [], OF_PROCESS * len(look.seen)
@@ -283,6 +349,8 @@ class RecordedTimeline:
         self.recording = recording
         self.times = recording.times()
         """When the moments are: seconds after the first."""
+        self._last_pages: tuple[tuple[int, int], Sparse] | None = None
+        """Of which process and moment pages were asked for last, and what they were."""
 
     def at(self, seconds: float) -> Snapshot[Look]:
         """Return the last moment at or before a time.
@@ -303,6 +371,34 @@ class RecordedTimeline:
         numbers = [self.recording.first + index for index, at in enumerate(self.times) if after < at <= last]
         if numbers:
             yield from self._happenings(numbers[0], numbers[-1])
+
+    def pages(self, seconds: float, pid: int) -> Sparse:
+        """Return the pages of a process as they were at a time: entries of pagemap with our state bytes.
+
+        Raises:
+            TargetNotFound: that is outside.
+            NotSupported: they are not recorded, or the process was not there.
+        """
+        number = self.recording.first + last_before(self.times, seconds)
+        for process in self.recording.processes_at(number):
+            if process.pid != pid:
+                continue
+            key = process.number, number
+            if self._last_pages is None or self._last_pages[0] != key:
+                words = self.recording.words_at(process, PAGEMAP, number)
+                if words is None:
+                    break
+                self._last_pages = key, words
+            return self._last_pages[1]
+        raise NotSupported(f"single pages of process {pid}", WITH_PAGES)
+
+    def changed_pages(self, pid: int, after: float, last: float) -> Words:
+        """Return the numbers of the pages of a process that have changed after one time, and up to another, ascending.
+
+        Raises:
+            TargetNotFound, NotSupported: as `pages` does.
+        """
+        return changes_of(self.pages(after, pid), self.pages(last, pid)).indexes
 
     def _moment(self, index: int) -> Snapshot[Look]:
         """Return a moment."""

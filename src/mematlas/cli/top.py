@@ -1,0 +1,191 @@
+"""A screen that shows memory as it moves: all processes, the page map of one, its VMAs, its page tables, all of RAM;
+now, as far back as it was watched, or in a recording. It says what it costs, and looks less often to cost no more.
+
+As root, what draws and parses has no rights at all: a small part keeps them (mematlas help top).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from mematlas.cli.command import Command
+from mematlas.cli.options import parse_fraction, parse_interval
+from mematlas.errors import BadInput, LibraryMissing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mematlas.cli.arguments import Arguments, Namespace
+    from mematlas.cli.session import Session
+    from mematlas.timeline.watch import Watch
+    from mematlas.tui.viewing import Viewing
+
+EXTRA = "tui"
+INTERVAL, BUDGET = 0.5, 0.08
+SUFFIX = ".mematlas"
+CLOSELY = ("pages",)
+
+
+def add_arguments(arguments: Arguments) -> None:
+    arguments.add_argument("words", nargs="*", metavar="TARGET|FILE", help="a process, a recording, or a capture")
+    arguments.add_argument(
+        "-i",
+        "--interval",
+        dest="every",
+        type=parse_interval,
+        default=INTERVAL,
+        metavar="TIME",
+        help="between two looks (default 0.5s)",
+    )
+    arguments.add_argument("--read-only", action="store_true", help="never act on a process")
+    arguments.add_more(
+        "--budget",
+        type=parse_fraction,
+        default=BUDGET,
+        metavar="PART",
+        help="of a processor for looking (default 8%%)",
+    )
+
+
+def check(args: Namespace) -> None:
+    """Refuse what makes no sense before anything is opened.
+
+    Raises:
+        BadInput: several words.
+    """
+    if len(args.words) > 1:
+        raise BadInput(f"one process or file at a time: {args.words[0]}, or nothing for all processes")
+
+
+def run(args: Namespace, session: Session) -> int:
+    load_textual()
+    if not (session.out.isatty() and os.isatty(0)):
+        raise BadInput("top needs a terminal: mematlas ps prints a list, with -i 1s again and again")
+    word = args.words[0] if args.words else ""
+    if word.endswith(SUFFIX) and os.path.isfile(word):
+        return of_recording(word, session)
+    return of_now(word, args, session)
+
+
+def load_textual() -> None:
+    """Load what draws the screen.
+
+    Raises:
+        LibraryMissing: it is not there.
+    """
+    try:
+        import textual.app  # noqa: F401
+    except ImportError as error:
+        raise LibraryMissing("textual", error, EXTRA) from error
+
+
+def of_now(word: str, args: Namespace, session: Session) -> int:
+    """Show processes as they run, or one of a capture; return the exit code."""
+    from mematlas.cli.apart import part
+    from mematlas.cli.session import allow_many_files
+    from mematlas.timeline.watch import Watch
+
+    allow_many_files()
+    session.text = word
+    pid = None
+    if word:
+        with session.process as process:  # what names nobody, or several, is said before there is a screen
+            pid, start = process.stat.pid, process.stat.start_time
+            session.text = str(pid)
+    part("top", args, session)
+    procfs = session.procfs
+    viewing = viewing_of(session)
+    if pid is not None:
+        viewing.focus = pid, start
+
+    def open_everybody() -> Watch:
+        return Watch([], procfs, what=("usage",), everybody=True)
+
+    def closely(pid: int) -> Callable[[], Watch]:
+        return lambda: Watch([str(pid)], procfs, what=CLOSELY)
+
+    return show(viewing, args, session, open_everybody, closely)
+
+
+def of_recording(path: str, session: Session) -> int:
+    """Show a recording; return the exit code."""
+    raise NotImplementedError
+
+
+def viewing_of(session: Session) -> Viewing:
+    """Return what is looked at, to begin with."""
+    from mematlas.tui.viewing import Viewing
+
+    viewing = Viewing()
+    machine = session.machine()
+    viewing.place = f"{machine['host']} · {machine['kernel']}"
+    viewing.page_size = session.procfs.page_size
+    return viewing
+
+
+def show(
+    viewing: Viewing,
+    args: Namespace,
+    session: Session,
+    open_everybody: Callable[[], Watch] | None,
+    open_closely: Callable[[int], Callable[[], Watch]] | None,
+) -> int:
+    """Run the screen; return the exit code."""
+    from mematlas.tui.app import Top
+    from mematlas.tui.colours import Colours
+    from mematlas.tui.pages import all_pages
+    from mematlas.views.colour import palette
+
+    colours = Colours(0 if "NO_COLOR" in os.environ else palette().depth, palette().light)
+    app = Top(
+        viewing,
+        all_pages(viewing),
+        colours,
+        open_everybody,
+        open_closely,
+        args.every,
+        args.budget,
+        rights_of(session),
+        lambda: spent(session),
+    )
+    return app.run() or 0
+
+
+def rights_of(session: Session) -> str:
+    """Return with which rights is looked."""
+    return "root, apart" if session.lender else f"uid {os.geteuid()}"
+
+
+def spent(session: Session) -> float:
+    """Return the processor seconds of this process, and of those that work for it."""
+    seconds = time.process_time()
+    for pid in session.procfs.helpers:
+        seconds += seconds_of(session, pid)
+    return seconds
+
+
+def seconds_of(session: Session, pid: int) -> float:
+    """Return the processor seconds of a process; 0 of one that has ended."""
+    from mematlas.errors import Error
+
+    try:
+        fields = session.procfs.read(f"{pid}/stat").rpartition(b")")[2].split()
+    except Error:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+COMMAND = Command(
+    "[options] [TARGET | FILE]",
+    __doc__,
+    add_arguments,
+    run,
+    examples=(
+        ("mematlas top", "all processes"),
+        ("mematlas top redis-server", "the page map of one"),
+        ("mematlas top redis.mematlas", "a recording"),
+    ),
+    check=check,
+)

@@ -1,0 +1,351 @@
+"""The screen itself: which page is shown, what keys mean everywhere, what is watched for it."""
+
+from __future__ import annotations
+
+import time
+
+from textual import events
+from textual.app import App
+from textual.message import Message
+from textual.widgets import Input
+
+from mematlas.errors import Error, NotSupported
+from mematlas.tui.colours import Colours
+from mematlas.tui.frame import FOOT, HEAD, Status, foot_row, machine_row, tabs_row
+from mematlas.tui.help import HelpPage
+from mematlas.tui.looking import Looker, last_moment
+from mematlas.tui.stage import Stage
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from textual.app import ComposeResult
+
+    from mematlas.timeline.watch import Watch
+    from mematlas.tui.drawing import Row
+    from mematlas.tui.page import Page
+    from mematlas.tui.viewing import Viewing
+
+    Opened = Callable[[], Watch]
+
+SAID_SECONDS = 6.0
+"""For which what was said stands."""
+STEP = 1.0
+"""Seconds that the brackets move the moment by, and how much more with braces."""
+FAR = 10
+
+
+class Top(App[int]):
+    """The live screen."""
+
+    ENABLE_COMMAND_PALETTE = False
+    AUTO_FOCUS = None
+    CSS = """
+    Screen { layout: vertical; overflow: hidden; }
+    Stage { height: 1fr; }
+    Input { dock: bottom; height: 1; border: none; padding: 0 1; }
+    """
+
+    class Told(Message):
+        """A thread that looks has something new."""
+
+    def __init__(
+        self,
+        viewing: Viewing,
+        pages: Sequence[Page],
+        colours: Colours,
+        open_everybody: Opened | None,
+        open_closely: Callable[[int], Opened] | None,
+        interval: float,
+        budget: float,
+        rights: str,
+        cost_of_all: Callable[[], float],
+    ) -> None:
+        """What is opened is opened by the threads that look; a recording has nothing to open.
+
+        ``cost_of_all`` returns the processor seconds that all of this has taken so far.
+        """
+        super().__init__(ansi_color=True)
+        self.viewing = viewing
+        self.pages = list(pages)
+        self.page = self.pages[0]
+        self.colours = colours
+        self.sheet: Page | None = None
+        """What lies over the page: help, or a question."""
+        self._open_everybody, self._open_closely = open_everybody, open_closely
+        self._interval, self._budget = interval, budget
+        self._rights = rights
+        self._cost_of_all = cost_of_all
+        self._began = time.monotonic()
+        self._lookers: dict[str, Looker] = {}
+        self._focused: tuple[int, int] | None = None
+        """Who is looked at closely just now."""
+        self._places: list[tuple[int, int]] = []
+        self._said_at = 0.0
+        self._prompted: str | None = None
+        self._searched = ""
+        self._costs: list[tuple[float, float]] = []
+        viewing.ask = self.ask
+
+    # What is there
+
+    def compose(self) -> ComposeResult:
+        """Return what is on the screen."""
+        self.stage = Stage(self.colours)
+        yield self.stage
+
+    def on_mount(self) -> None:
+        """Begin to look."""
+        self.stage.focus()
+        self.set_interval(1.0, self.draw)
+        self.watch_what_is_needed()
+
+    def on_resize(self) -> None:
+        """Draw for another size."""
+        self.call_after_refresh(self.draw)
+
+    def on_unmount(self) -> None:
+        """Look no more."""
+        for looker in self._lookers.values():
+            looker.stop()
+        for looker in self._lookers.values():
+            looker.join(1.0)
+
+    # What is watched
+
+    def watch_what_is_needed(self) -> None:
+        """Have looked at what the page needs, and at nothing else."""
+        needs = self.page.needs.split()
+        if self._open_everybody and "everybody" in needs and "everybody" not in self._lookers:
+            self._look("everybody", self._open_everybody, max(self._interval, 1.0))
+        viewing = self.viewing
+        if self._open_closely and viewing.focus != self._focused:
+            if (old := self._lookers.pop("closely", None)) is not None:
+                old.stop()
+            viewing.closely, viewing.answers, self._focused = None, {}, viewing.focus
+        if self._open_closely and viewing.focus and "closely" in needs and "closely" not in self._lookers:
+            self._look("closely", self._open_closely(viewing.focus[0]), self._interval)
+        for name, looker in self._lookers.items():
+            looker.want(name in needs and not viewing.is_frozen)
+
+    def _look(self, name: str, open_watch: Opened, interval: float) -> None:
+        began = time.monotonic() - self._began
+
+        def tell(looker: Looker) -> None:
+            if looker.timeline is not None and self._lookers.get(name) is looker:
+                self.viewing.shifts[id(looker.timeline)] = began
+                setattr(self.viewing, name, looker.timeline)
+            self.post_message(self.Told())
+
+        def answer(what: str, found: Any) -> None:
+            self.viewing.answers[what] = found
+            self.post_message(self.Told())
+
+        looker = self._lookers[name] = Looker(open_watch, interval, self._budget, tell, answer)
+        looker.start()
+
+    def ask(self, name: str, question: Any) -> None:
+        """Have something asked by the thread that looks closely: a function of its timeline."""
+        looker = self._lookers.get("closely")
+        if looker is None:
+            self.viewing.answers[name] = NotSupported("this", "a live process")
+            return
+        looker.ask(name, question)
+
+    def on_top_told(self) -> None:
+        """Show what is new."""
+        viewing = self.viewing
+        closely = self._lookers.get("closely")
+        if viewing.focus is None and viewing.closely is not None and (moment := viewing.moment(viewing.closely)):
+            one = moment.found.seen[0] if moment.found.seen else None
+            viewing.focus = self._focused = (one.pid, one.start_time) if one else None
+        if closely and closely.error:
+            self.say(str(closely.error))
+        elif closely and closely.is_over and viewing.focus:
+            self.say(f"process {viewing.focus[0]} has ended: what was seen of it stays; 1 leads to the others")
+        self.draw()
+
+    # Drawing
+
+    def draw(self) -> None:
+        """Draw all anew; what is as it was is not sent to the terminal again."""
+        width, height = self.stage.size
+        if not width or not height:
+            return
+        self.stage.show(self.rows(width, height))
+
+    def rows(self, width: int, height: int) -> list[Row]:
+        """Return all rows of the screen."""
+        status = self.status()
+        shown = self.sheet or self.page
+        tabs, self._places = tabs_row(self.pages, self.page, status, width)
+        if height < HEAD + FOOT + 3:
+            return list(shown.draw(width, height))
+        room = height - HEAD - FOOT
+        try:
+            rows = list(shown.draw(width, room))[:room]
+        except Error as error:
+            from mematlas.tui.drawing import sentence
+
+            rows = sentence(str(error), width, room)
+        rows += [[] for _ in range(room - len(rows))]
+        return [machine_row(status, width), tabs, *rows, foot_row(shown, status, width)]
+
+    def status(self) -> Status:
+        """Return what stands around the page."""
+        viewing = self.viewing
+        if viewing.said and time.monotonic() - self._said_at > SAID_SECONDS:
+            viewing.said = ""
+        moment = viewing.moment(viewing.closely) or viewing.moment(viewing.everybody)
+        at = viewing.clock
+        when = "live" if viewing.is_live and viewing.at is None else f"{at:.1f} s"
+        if viewing.is_frozen:
+            when = f"frozen at {at:.1f} s"
+        if viewing.compared is not None:
+            when += f", against {viewing.compared:.1f} s"
+        counters = moment.found.counters if moment else {}
+        cost = f"{self._interval:g} s · {100 * self.cost():.1f} % of a core" if viewing.is_live else ""
+        return Status(viewing.place, counters, self._rights, cost, when, viewing.said)
+
+    def cost(self) -> float:
+        """Return the part of a processor that all of this takes, of the last ten seconds."""
+        now, spent = time.monotonic(), self._cost_of_all()
+        if not self._costs or now - self._costs[-1][0] >= 1:
+            self._costs.append((now, spent))
+            while len(self._costs) > 2 and now - self._costs[1][0] >= 10:
+                self._costs.pop(0)
+        first, before = self._costs[0]
+        return (spent - before) / (now - first) if now > first else 0.0
+
+    def say(self, text: str) -> None:
+        """Say something in the last row, for a while."""
+        self.viewing.said, self._said_at = text, time.monotonic()
+
+    # Keys and mouse
+
+    def on_key(self, event: events.Key) -> None:
+        """Do what a key means."""
+        if self._prompted is not None:
+            if event.key == "escape":
+                self.end_prompt()
+                event.stop()
+            return
+        key = event.character if event.character and event.character.isprintable() else event.key
+        key = "space" if key == " " else key
+        event.stop()
+        event.prevent_default()
+        if self.sheet:
+            if not self.sheet.press(key) and key in ("escape", "q", "?", "f1", "backspace", "enter"):
+                self.sheet = None
+        elif not self.page.press(key):
+            self.press(key)
+        if self.is_running:
+            self.watch_what_is_needed()
+            self.draw()
+
+    def press(self, key: str) -> None:
+        """Do what a key means on every page."""
+        viewing = self.viewing
+        if key in ("q", "f10"):
+            self.exit(0)
+        elif key.isdigit() and 0 < int(key) <= len(self.pages):
+            self.page = self.pages[int(key) - 1]
+        elif key in ("tab", "shift+tab"):
+            step = 1 if key == "tab" else -1
+            self.page = self.pages[(self.pages.index(self.page) + step) % len(self.pages)]
+        elif key in ("?", "f1"):
+            self.sheet = HelpPage(viewing, self.page, self.pages)
+        elif key in ("z", "space"):
+            viewing.is_frozen = not viewing.is_frozen
+            viewing.at = viewing.clock if viewing.is_frozen else None
+        elif key in ("[", "]", "{", "}"):
+            viewing.move((STEP if key in "[]" else FAR * STEP) * (-1 if key in "[{" else 1))
+        elif key == "s":
+            viewing.compared = viewing.clock
+            self.say(f"snapshot at {viewing.compared:.1f} s: d compares with it")
+        elif key == "d":
+            self.compare()
+        elif key == "y":
+            line = self.page.command()
+            self.copy_to_clipboard(line)
+            self.say(f"copied: {line}")
+        elif key in ("/", "f3", "\\", "f4"):
+            self.prompt("search" if key in ("/", "f3") else "filter")
+        elif key in ("n", "N"):
+            self.search(1 if key == "n" else -1)
+
+    def compare(self) -> None:
+        """Compare with the snapshot, or no more."""
+        viewing = self.viewing
+        if viewing.compared is None:
+            self.say("nothing to compare with yet: s takes a snapshot")
+        else:
+            viewing.compared = None
+            self.say("compared with nothing")
+
+    def go_to(self, name: str) -> None:
+        """Show the page of a name."""
+        self.page = next(page for page in self.pages if page.name == name)
+
+    def prompt(self, what: str) -> None:
+        """Ask for a text to search for, or to filter by."""
+        self._prompted = what
+        field = Input(placeholder=f"{what}: Enter, or Esc", id="prompt")
+        self.mount(field)
+        field.focus()
+
+    def end_prompt(self) -> None:
+        """Take the prompt away."""
+        self._prompted = None
+        self.query("#prompt").remove()
+        self.stage.focus()
+        self.call_after_refresh(self.draw)
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Search, or filter."""
+        what, text = self._prompted, event.value
+        self.end_prompt()
+        if what == "filter":
+            self.page.filter(text)
+        elif text:
+            self._searched = text
+            self.search(1)
+
+    def search(self, step: int) -> None:
+        """Go to the next place that has what is searched for."""
+        if not self._searched:
+            self.say("nothing to search for yet: / asks for it")
+        elif not self.page.search(self._searched, step):
+            self.say(f"no {self._searched!r} here")
+
+    def on_click(self, event: events.Click) -> None:
+        """Do what a click means: on a screen's name, or on the page."""
+        if event.y == HEAD - 1:
+            for page, (first, end) in zip(self.pages, self._places, strict=True):
+                if first <= event.x < end:
+                    self.page, self.sheet = page, None
+        elif self.sheet:
+            self.sheet.click(event.x, event.y - HEAD, event.chain > 1)
+        elif HEAD <= event.y < self.stage.size.height - FOOT:
+            self.page.click(event.x, event.y - HEAD, event.chain > 1)
+        self.watch_what_is_needed()
+        self.draw()
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        """Scroll."""
+        self._wheel(event.x, event.y, -1)
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        """Scroll."""
+        self._wheel(event.x, event.y, 1)
+
+    def _wheel(self, x: int, y: int, step: int) -> None:
+        (self.sheet or self.page).wheel(x, y - HEAD, step)
+        self.draw()
+
+
+def detail_of(pid: int, address: int) -> Callable[[Any], Any]:
+    """Return what asks for all that is to be known of an address just now."""
+    return lambda timeline: timeline.details(last_moment(timeline), pid, address)

@@ -1,0 +1,112 @@
+"""What stands around a page: the machine above it, the screens there are, what it costs, the keys below."""
+
+from __future__ import annotations
+
+from mematlas.frozen import record
+from mematlas.tui.drawing import fitted, stacked, width_of_row
+from mematlas.version import __version__
+from mematlas.views.format import format_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mematlas.tui.drawing import Row
+    from mematlas.tui.page import Page
+
+HEAD, FOOT = 2, 1
+"""Rows above a page, and below it."""
+LEAST_BAR = 12
+
+
+@record
+class Status:
+    """What is said of the screen itself."""
+
+    place: str
+    counters: Mapping[str, int]
+    """Of the machine at the moment that is looked at."""
+    rights: str
+    cost: str
+    when: str
+    """``live``, ``frozen``, or which moment."""
+    said: str
+
+
+def split(counters: Mapping[str, int]) -> list[tuple[str, int, str]]:
+    """Return what RAM is used for: a word, bytes, and a role; nothing where that is not known.
+
+    >>> split({"MemTotal": 100, "MemFree": 40, "AnonPages": 20, "Shmem": 5, "Cached": 25, "Buffers": 1})
+    [('processes', 25, 'own'), ('cache', 21, 'cached'), ('kernel', 14, 'zero'), ('free', 40, 'absent')]
+    """
+    total, free = counters.get("MemTotal"), counters.get("MemFree")
+    if not total or free is None:
+        return []
+    shared = counters.get("Shmem", 0)
+    processes = counters.get("AnonPages", 0) + shared
+    cache = max(counters.get("Cached", 0) + counters.get("Buffers", 0) - shared, 0)
+    kernel = max(total - free - processes - cache, 0)
+    return [
+        ("processes", processes, "own"),
+        ("cache", cache, "cached"),
+        ("kernel", kernel, "zero"),
+        ("free", free, "absent"),
+    ]
+
+
+def machine_row(status: Status, width: int) -> Row:
+    """Return the first row: whose memory, how it is used, and with which rights that is seen."""
+    total = status.counters.get("MemTotal", 0)
+    parts = split(status.counters)
+    left: Row = [(" mematlas ", "title"), (__version__, "muted"), (f" · {status.place}", "text")]
+    right: Row = [(status.rights + " ", "muted")]
+    if not parts:
+        return between(left, right, width)
+    left.append((f" · {format_size(total)} ", "text"))
+    words: Row = []
+    for word, size, role in parts:
+        words += [(f" {word} ", "muted"), (format_size(size), "text" if role == "absent" else role)]
+    room = width - width_of_row(left) - width_of_row(words) - width_of_row(right) - 3
+    if room < LEAST_BAR:
+        words = [(f" free {format_size(parts[-1][1])}", "muted")]
+        room = width - width_of_row(left) - width_of_row(words) - width_of_row(right) - 3
+    if room < LEAST_BAR:
+        return between([*left, *words], right, width)
+    bar = stacked(((size / total, role) for _, size, role in parts[:-1]), min(room, 40))
+    return between([*left, *bar, *words], right, width)
+
+
+def tabs_row(pages: Sequence[Page], page: Page, status: Status, width: int) -> tuple[Row, list[tuple[int, int]]]:
+    """Return the row of screens, with from which to which column each is."""
+    row: Row = [(" ", "text")]
+    places = []
+    at = 1
+    has_room = width >= sum(len(one.name) + 4 for one in pages) + 24
+    for number, one in enumerate(pages, 1):
+        name = f" {number} {one.name} " if has_room or one is page else f" {number} "
+        row.append((name, "title+cursor" if one is page else "muted"))
+        places.append((at, at + len(name)))
+        at += len(name)
+    right: Row = [(f"{status.cost} · " if status.cost else "", "muted"), (status.when + " ", "title")]
+    return between(row, right, width), places
+
+
+def foot_row(page: Page, status: Status, width: int) -> Row:
+    """Return the last row: what there is to say, or the keys."""
+    if status.said:
+        return fitted([(" " + status.said, "text")], width)
+    row: Row = []
+    for key, what in (*page.keys, ("?", "help"), ("q", "quit")):
+        span: Row = [(f" {key}", "title"), (f" {what} ", "muted")]
+        if width_of_row(row) + width_of_row(span) > width:
+            break
+        row += span
+    return fitted(row, width)
+
+
+def between(left: Row, right: Row, width: int) -> Row:
+    """Return what stands left, cut if need be, and what stands right."""
+    room = width - width_of_row(right)
+    if room < 16:
+        return fitted(left, width)
+    return [*fitted(left, room), *right]

@@ -1,0 +1,136 @@
+"""The threads that look, so that the screen never waits for the kernel: one for all processes, one for one of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+
+from mematlas.errors import Error
+from mematlas.timeline.timeline import LiveTimeline
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from mematlas.timeline.sampler import Snapshot
+    from mematlas.timeline.watch import Look, Watch
+
+    Question = Callable[[LiveTimeline], Any]
+    """What is asked between two looks."""
+
+
+class Looker:
+    """Looks again and again in a thread of its own; answers what is asked between two looks.
+
+    What it looks at is opened in that thread, since that may take a while, or fail.
+    """
+
+    def __init__(
+        self,
+        open_watch: Callable[[], Watch],
+        interval: float,
+        budget: float,
+        tell: Callable[[Looker], None],
+        answer: Callable[[str, Any], None],
+    ) -> None:
+        """``tell`` is called in that thread when there is a new moment, or no more; ``answer`` with what was asked."""
+        self.timeline: LiveTimeline | None = None
+        """None until there is a first moment."""
+        self.error: Error | None = None
+        """Why it looks no more."""
+        self.is_over = False
+        """Whether all that was watched has ended."""
+        self._open_watch = open_watch
+        self._interval = interval
+        self._budget = budget
+        self._tell = tell
+        self._answer = answer
+        self._woken = threading.Condition()
+        self._questions: deque[tuple[str, Question]] = deque()
+        self._is_wanted = True
+        self._is_stopped = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more; what is going on is not waited for."""
+        with self._woken:
+            self._is_stopped = True
+            self._woken.notify()
+
+    def join(self, seconds: float) -> None:
+        """Wait until it has let go of all, for so long at the most: the kernel may hold it up."""
+        self._thread.join(seconds)
+
+    def want(self, is_wanted: bool) -> None:
+        """Say whether anybody looks at what it finds: else it rests."""
+        with self._woken:
+            if is_wanted != self._is_wanted:
+                self._is_wanted = is_wanted
+                self._woken.notify()
+
+    def ask(self, name: str, question: Question) -> None:
+        """Have something answered between two looks; what is waiting under the same name is not any more."""
+        with self._woken:
+            self._questions = deque(one for one in self._questions if one[0] != name)
+            self._questions.append((name, question))
+            self._woken.notify()
+
+    @property
+    def cost(self) -> float | None:
+        """The part of a processor that looking takes."""
+        return self.timeline.sampler.part if self.timeline else None
+
+    def _run(self) -> None:
+        try:
+            with self._open_watch() as watch:
+                timeline = LiveTimeline(
+                    watch, self._interval, budget=self._budget, rest=self._rest, clock=thread_seconds
+                )
+                for _ in timeline:
+                    self.timeline = timeline
+                    self._tell(self)
+                self.is_over = watch.is_over
+                if not self._is_stopped:
+                    self._tell(self)
+        except Error as error:
+            self.error = error
+            self._tell(self)
+        finally:
+            self.is_over |= self.error is not None
+
+    def _rest(self, seconds: float) -> bool:
+        """Wait for so long, and as long as nobody wants to know; return whether to stop."""
+        end = time.monotonic() + seconds
+        while True:
+            with self._woken:
+                if self._is_stopped:
+                    return True
+                if not self._questions:
+                    left = end - time.monotonic()
+                    if left <= 0 and self._is_wanted:
+                        return False
+                    self._woken.wait(left if self._is_wanted else None)
+                    continue
+                name, question = self._questions.popleft()
+            assert self.timeline
+            try:
+                found = question(self.timeline)
+            except Error as error:
+                found = error
+            self._answer(name, found)
+
+
+def thread_seconds() -> float:
+    """Return the processor time of this thread."""
+    return time.thread_time()
+
+
+def last_moment(timeline: LiveTimeline) -> Snapshot[Look]:
+    """Return the newest moment."""
+    return timeline.at(timeline.times[-1])
