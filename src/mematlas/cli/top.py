@@ -26,6 +26,8 @@ EXTRA = "tui"
 INTERVAL, BUDGET = 0.5, 0.08
 SUFFIX = ".mematlas"
 CLOSELY = ("pages",)
+OF_EVERYBODY, OF_MACHINE = 1.0, 10.0
+"""Seconds between two looks at all processes, and at all of RAM, at the least."""
 
 
 def add_arguments(arguments: Arguments) -> None:
@@ -103,10 +105,14 @@ def of_now(word: str, args: Namespace, session: Session) -> int:
     def open_everybody() -> Watch:
         return Watch([], procfs, what=("usage",), everybody=True)
 
+    def open_machine() -> Watch:
+        return Watch([], procfs, what=("ram", "files"))
+
     def closely(pid: int) -> Callable[[], Watch]:
         return lambda: Watch([str(pid)], procfs, what=CLOSELY)
 
-    return show(viewing, args, session, open_everybody, closely)
+    openers = {"everybody": (open_everybody, OF_EVERYBODY), "machine": (open_machine, OF_MACHINE)}
+    return show(viewing, args, session, openers, closely)
 
 
 def of_recording(path: str, session: Session) -> int:
@@ -129,7 +135,7 @@ def show(
     viewing: Viewing,
     args: Namespace,
     session: Session,
-    open_everybody: Callable[[], Watch] | None,
+    openers: dict[str, tuple[Callable[[], Watch], float]],
     open_closely: Callable[[int], Callable[[], Watch]] | None,
 ) -> int:
     """Run the screen; return the exit code."""
@@ -143,7 +149,7 @@ def show(
         viewing,
         all_pages(viewing),
         colours,
-        open_everybody,
+        openers,
         open_closely,
         args.every,
         args.budget,

@@ -279,7 +279,7 @@ class Watch:
     @property
     def is_over(self) -> bool:
         """Whether all have ended."""
-        return not self._watched and not self.everybody
+        return not self._watched and not self.everybody and not self.what & OF_MACHINE.keys()
 
     def process(self, pid: int) -> Process:
         """Return a process that is watched, held open.

@@ -18,7 +18,7 @@ from mematlas.tui.stage import Stage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from textual.app import ComposeResult
@@ -56,14 +56,15 @@ class Top(App[int]):
         viewing: Viewing,
         pages: Sequence[Page],
         colours: Colours,
-        open_everybody: Opened | None,
+        openers: Mapping[str, tuple[Opened, float]],
         open_closely: Callable[[int], Opened] | None,
         interval: float,
         budget: float,
         rights: str,
         cost_of_all: Callable[[], float],
     ) -> None:
-        """What is opened is opened by the threads that look; a recording has nothing to open.
+        """``openers`` open what is watched, of all or of the machine, with how many seconds there are between two looks;
+        ``open_closely`` opens the process of a PID. The threads that look do so; a recording has nothing to open.
 
         ``cost_of_all`` returns the processor seconds that all of this has taken so far.
         """
@@ -74,7 +75,7 @@ class Top(App[int]):
         self.colours = colours
         self.sheet: Page | None = None
         """What lies over the page: help, or a question."""
-        self._open_everybody, self._open_closely = open_everybody, open_closely
+        self._openers, self._open_closely = openers, open_closely
         self._interval, self._budget = interval, budget
         self._rights = rights
         self._cost_of_all = cost_of_all
@@ -118,8 +119,9 @@ class Top(App[int]):
     def watch_what_is_needed(self) -> None:
         """Have looked at what the page needs, and at nothing else."""
         needs = self.page.needs.split()
-        if self._open_everybody and "everybody" in needs and "everybody" not in self._lookers:
-            self._look("everybody", self._open_everybody, max(self._interval, 1.0))
+        for name, (open_watch, interval) in self._openers.items():
+            if name in needs and name not in self._lookers:
+                self._look(name, open_watch, max(self._interval, interval))
         viewing = self.viewing
         if self._open_closely and viewing.focus != self._focused:
             if (old := self._lookers.pop("closely", None)) is not None:
@@ -197,7 +199,7 @@ class Top(App[int]):
         """Return what stands around the page."""
         viewing = self.viewing
         if viewing.said and time.monotonic() - self._said_at > SAID_SECONDS:
-            viewing.said = ""
+            viewing.said, self._said_at = "", 0.0
         moment = viewing.moment(viewing.closely) or viewing.moment(viewing.everybody)
         at = viewing.clock
         when = "live" if viewing.is_live and viewing.at is None else f"{at:.1f} s"
@@ -242,8 +244,17 @@ class Top(App[int]):
         elif not self.page.press(key):
             self.press(key)
         if self.is_running:
-            self.watch_what_is_needed()
-            self.draw()
+            self.follow()
+
+    def follow(self) -> None:
+        """Go where a page leads to, have looked at what is needed there, and draw."""
+        if self.viewing.leads_to:
+            self.go_to(self.viewing.leads_to)
+            self.viewing.leads_to = ""
+        if self.viewing.said and not self._said_at:
+            self._said_at = time.monotonic()
+        self.watch_what_is_needed()
+        self.draw()
 
     def press(self, key: str) -> None:
         """Do what a key means on every page."""
@@ -330,8 +341,7 @@ class Top(App[int]):
             self.sheet.click(event.x, event.y - HEAD, event.chain > 1)
         elif HEAD <= event.y < self.stage.size.height - FOOT:
             self.page.click(event.x, event.y - HEAD, event.chain > 1)
-        self.watch_what_is_needed()
-        self.draw()
+        self.follow()
 
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
         """Scroll."""

@@ -17,7 +17,7 @@ class Page:
     keys: tuple[tuple[str, str], ...] = ()
     """Its own keys, each with what it does: for the line below it, and for help."""
     needs = ""
-    """What has to be watched while it is seen: ``everybody``, ``closely``, or both with a blank between them."""
+    """What has to be watched while it is seen: ``everybody``, ``closely``, ``machine``, with blanks between them."""
 
     def __init__(self, viewing: Viewing) -> None:
         self.viewing = viewing

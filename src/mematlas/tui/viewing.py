@@ -29,6 +29,8 @@ class Viewing:
         """All processes, by their amounts; of a recording, what was recorded."""
         self.closely: Moments | None = None
         """One process, with its VMAs and single pages; of a recording, the same recording."""
+        self.machine: Moments | None = None
+        """All of RAM, and the page cache; of a recording, the same recording."""
         self.shifts: dict[int, float] = {}
         """By the id() of a timeline, when it began by the clock of the screen."""
         self.focus: tuple[int, int] | None = None
@@ -51,6 +53,8 @@ class Viewing:
         """What there is to say just now."""
         self.ask: Callable[[str, Any], None] | None = None
         """Asks the thread that looks for something: by the name of what is wanted; the answer comes by `answers`."""
+        self.leads_to = ""
+        """The name of the page that a page wants to be shown next."""
         self.answers: dict[str, Any] = {}
         """The last answer to each, or the `Error` that was in its place."""
 
