@@ -63,7 +63,7 @@ class Top(App[int]):
         rights: str,
         cost_of_all: Callable[[], float],
     ) -> None:
-        """``openers`` open what is watched, of all or of the machine, with how many seconds there are between two looks;
+        """``openers`` open what is watched, of all or of the machine, each with the seconds between two looks;
         ``open_closely`` opens the process of a PID. The threads that look do so; a recording has nothing to open.
 
         ``cost_of_all`` returns the processor seconds that all of this has taken so far.
