@@ -15,7 +15,7 @@ import os
 import shlex
 
 from mematlas.cli.command import RECORDING, Command
-from mematlas.cli.moments import SUFFIX, parse_moment
+from mematlas.cli.moments import SUFFIX, open_recording, parse_moment
 from mematlas.cli.options import add_output, parse_count, parse_interval, parse_seconds
 from mematlas.cli.output import (
     PICTURES,
@@ -29,8 +29,6 @@ from mematlas.cli.output import (
 )
 from mematlas.cli.signals import Interrupts
 from mematlas.errors import BadInput, LibraryMissing, NotHeld, TargetNotFound, did_you_mean
-from mematlas.kernel.confine import leave_rights
-from mematlas.kernel.rights import has_rights
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -144,7 +142,7 @@ def refuse_recording(text: str) -> None:
 
 def show(files: RecordingFiles, kind: str, args: Namespace, session: Session) -> None:
     """Write a report to standard output."""
-    with opened(files, set(), session) as recording:
+    with open_recording(files, set(), session) as recording:
         session.show(lambda: table_of(recording, kind, args, session), args)
 
 
@@ -171,27 +169,12 @@ def write_file(
     """
     plotter, fonts = loaded or (None, set())
     with new_file(args, files.fd) as file:
-        with opened(files, fonts | file.fds, session) as recording:
+        with open_recording(files, fonts | file.fds, session) as recording:
             if form in PICTURES:
                 draw(recording, form, plotter, file, args)
             else:
                 write_table(table_of(recording, kind, args, session), form, file, session)
         told_of(file, session)
-
-
-def opened(files: RecordingFiles, kept: set[int], session: Session) -> Recording:
-    """Open a recording, with no rights at all and little else open: it may be anybody's."""
-    from mematlas.timeline.recording import Recording
-
-    is_private = has_rights()
-    if is_private:
-        session.procfs.close()
-        if not files.database:
-            files.connect_now()
-        leave_rights(files.fds | kept)
-    recording = Recording(files, is_private=is_private)
-    session.recorded = recording.machine
-    return recording
 
 
 def draw(recording: Recording, form: str, plotter: Plotter | None, file: NewFile, args: Namespace) -> None:

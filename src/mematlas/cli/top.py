@@ -67,7 +67,7 @@ def run(args: Namespace, session: Session) -> int:
         raise BadInput("top needs a terminal: mematlas ps prints a list, with -i 1s again and again")
     word = args.words[0] if args.words else ""
     if word.endswith(SUFFIX) and os.path.isfile(word):
-        return of_recording(word, session)
+        return of_recording(word, args, session)
     return of_now(word, args, session)
 
 
@@ -101,6 +101,7 @@ def of_now(word: str, args: Namespace, session: Session) -> int:
     viewing = viewing_of(session)
     if pid is not None:
         viewing.focus = pid, start
+    viewing.why_no_act = why_no_act(session, args, pid)
 
     def open_everybody() -> Watch:
         return Watch([], procfs, what=("usage",), everybody=True)
@@ -115,9 +116,34 @@ def of_now(word: str, args: Namespace, session: Session) -> int:
     return show(viewing, args, session, openers, closely)
 
 
-def of_recording(path: str, session: Session) -> int:
+def of_recording(path: str, args: Namespace, session: Session) -> int:
     """Show a recording; return the exit code."""
-    raise NotImplementedError
+    from mematlas.cli.moments import open_recording
+    from mematlas.timeline.recording_files import RecordingFiles
+    from mematlas.timeline.timeline import RecordedTimeline
+
+    with open_recording(RecordingFiles(path), set(), session) as recording:
+        viewing = viewing_of(session)
+        timeline = RecordedTimeline(recording)
+        viewing.place, viewing.is_live = path, False
+        viewing.everybody = viewing.closely = viewing.machine = timeline
+        viewing.why_no_act = "a recording: nothing can be done to what was"
+        processes = recording.processes(2)
+        if len(processes) == 1:
+            viewing.focus = processes[0].pid, processes[0].start_time
+        return show(viewing, args, session, {}, None)
+
+
+def why_no_act(session: Session, args: Namespace, pid: int | None) -> str:
+    """Return why nothing may be done to processes; empty where it may."""
+    if args.read_only:
+        return "nothing is done to processes: started with --read-only"
+    if not session.procfs.live:
+        return "a capture: nothing can be done to what was"
+    if session.lender and pid is None:
+        # Who has no rights any more must not get those for more than was named while we had them.
+        return "as root, act on a process that is named at the start: mematlas top PID"
+    return ""
 
 
 def viewing_of(session: Session) -> Viewing:
@@ -153,15 +179,18 @@ def show(
         open_closely,
         args.every,
         args.budget,
-        rights_of(session),
+        rights_of(session, viewing),
         lambda: spent(session),
     )
     return app.run() or 0
 
 
-def rights_of(session: Session) -> str:
-    """Return with which rights is looked."""
-    return "root, apart" if session.lender else f"uid {os.geteuid()}"
+def rights_of(session: Session, viewing: Viewing) -> str:
+    """Return with which rights is looked, and whether anything may be done."""
+    who = "root, apart" if session.lender else f"uid {os.geteuid()}"
+    if not viewing.is_live:
+        who = "no rights"  # none are needed
+    return f"{who}, no act" if viewing.why_no_act else who
 
 
 def spent(session: Session) -> float:

@@ -278,6 +278,8 @@ class Top(App[int]):
             self.say(f"snapshot at {viewing.compared:.1f} s: d compares with it")
         elif key == "d":
             self.compare()
+        elif key == "a":
+            self.act()
         elif key == "y":
             line = self.page.command()
             self.copy_to_clipboard(line)
@@ -286,6 +288,18 @@ class Top(App[int]):
             self.prompt("search" if key in ("/", "f3") else "filter")
         elif key in ("n", "N"):
             self.search(1 if key == "n" else -1)
+
+    def act(self) -> None:
+        """Ask what to do to the process, unless nothing may be done to it."""
+        from mematlas.tui.act import ActPage
+
+        viewing = self.viewing
+        if viewing.why_no_act:
+            self.say(viewing.why_no_act)
+        elif "closely" not in self._lookers or viewing.seen() is None:
+            self.say("act on whom? Choose a process, and Enter")
+        else:
+            self.sheet = ActPage(viewing)
 
     def compare(self) -> None:
         """Compare with the snapshot, or no more."""
