@@ -95,6 +95,7 @@ def buffer_output() -> None:
         encoding, errors, to_screen = plain.encoding, plain.errors, plain.isatty()
         raw = plain.detach()  # type: ignore[union-attr]
         sys.stdout = io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=to_screen)
+        sys.__stdout__ = sys.stdout  # type: ignore[misc]  # what asks for the size of the terminal asks this one
 
 
 def drop_output() -> None:

@@ -63,7 +63,7 @@ def check(args: Namespace) -> None:
 
 def run(args: Namespace, session: Session) -> int:
     load_textual()
-    if not (session.out.isatty() and os.isatty(0)):
+    if not all(map(os.isatty, range(3))):
         raise BadInput("top needs a terminal: mematlas ps prints a list, with -i 1s again and again")
     word = args.words[0] if args.words else ""
     if word.endswith(SUFFIX) and os.path.isfile(word):
