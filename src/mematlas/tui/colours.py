@@ -9,6 +9,8 @@ from mematlas.views.colour import INK, MUTED, PAPER, SAME, TONES
 
 BARE = {"text": (None, None), "muted": ("bright_black", "bright_black"), "title": (None, None), "bar": (None, None)}
 """What roles without a tone have of 16 colours, on dark and on light: None is the terminal's own."""
+GROUND = {"dark": "#22324a", "light": "#d7e3f4"}
+"""What the row of the cursor is drawn on, where there are colours enough."""
 BOLD = frozenset(("title", "bar"))
 
 
@@ -29,10 +31,12 @@ class Colours:
 
     def _made(self, role: str) -> Style:
         name, _, mark = role.partition("+")
-        is_reversed = mark in ("changed", "cursor")
+        is_full = self.depth >= 1 << 24
+        is_reversed = mark in ("changed", "cursor") or (mark == "row" and not is_full)
         bold = name in BOLD or mark == "tagged" or (mark == "cursor" and not self.depth)
         colour = self._colour(name) if self.depth else None
-        back = None if self.depth < 1 << 24 else Color.parse(PAPER[self._background])
+        grounds = GROUND if mark == "row" else PAPER
+        back = Color.parse(grounds[self._background]) if is_full else None
         dim = name == "muted" and not self.depth and not is_reversed
         return Style(color=colour, bgcolor=back, bold=bold or None, dim=dim or None, reverse=is_reversed or None)
 

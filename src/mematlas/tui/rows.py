@@ -79,14 +79,14 @@ class RowList(Generic[Item]):
         return False
 
     def draw(self, height: int, width: int, row_of: Callable[[Item], Row]) -> list[Row]:
-        """Return the rows in sight, the cursor's reversed."""
+        """Return the rows in sight, the cursor's marked."""
         self.height = max(height, 1)
         self.top = max(min(self.top, self.index, len(self.items) - height), self.index - self.height + 1, 0)
         rows = []
         for index, item in enumerate(self.items[self.top : self.top + height], self.top):
             row = fitted(row_of(item), width)
             if index == self.index:
-                row = marked(row, "cursor")
+                row = marked(row, "row")
             elif self.key_of(item) in self.tagged:
                 row = marked(row, "tagged")
             rows.append(row)
