@@ -200,7 +200,7 @@ def run_command(name: str, words: list[str], apart: bool = False) -> int:
             session.why_now = why_now(name, args)
             session.take_target(args, default)
         one_thread_of_numpy()
-        if apart:
+        if apart and not command.parts:
             from mematlas.cli.apart import part
 
             if command.prepare:

@@ -30,6 +30,8 @@ from mematlas.model.target import is_group
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from mematlas.cli.arguments import Namespace
     from mematlas.cli.session import Session
 
@@ -87,10 +89,11 @@ MACHINE = (
 """What is asked about all of RAM and the page cache."""
 
 
-def part(name: str, args: Namespace, session: Session) -> None:
+def part(name: str, args: Namespace, session: Session, kept: Collection[int] = ()) -> None:
     """Start what keeps our rights, if we have any, and give them up; have /proc read with what takes one asked of that.
 
-    The command, its arguments and its words say what may be asked about and acted on.
+    The command, its arguments and its words say what may be asked about and acted on. ``kept`` are descriptors that are
+    needed afterwards.
 
     Raises:
         PermissionDenied, NotSupported: we cannot become a user that has none, or who is none may not read the target.
@@ -112,7 +115,7 @@ def part(name: str, args: Namespace, session: Session) -> None:
     front = os.pidfd_open(os.getpid())
     pid, control, watched = broker.start(grant, front, (*QUERIES, *TABLES, *MACHINE))
     session.procfs.close()
-    leave_rights({control.fileno(), watched, *(session.writer.fds if session.writer else ())})
+    leave_rights({control.fileno(), watched, *kept, *(session.writer.fds if session.writer else ())})
     lend(held)
     session.lender = brokered.Lender(control, pid)
     session.lender.introduce()

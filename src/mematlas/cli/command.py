@@ -82,6 +82,7 @@ class Command:
         "default_target",
         "examples",
         "own_failure",
+        "parts",
         "prepare",
         "run",
         "usage",
@@ -100,6 +101,7 @@ class Command:
         check: Callable[[Namespace], None] | None = None,
         own_failure: int | None = None,
         prepare: Callable[[Namespace, Session], None] | None = None,
+        parts: bool = False,
     ) -> None:
         self.usage = usage
         self.about = about
@@ -118,6 +120,8 @@ class Command:
         """Refuses what could not be done, before a program is started to look at."""
         self.own_failure = own_failure
         """The exit code where a program was to be started, whose own is passed on, and we failed."""
+        self.parts = parts
+        """Whether it gives up rights by itself, whether or not that is asked for."""
         self.prepare = prepare
         """Makes what takes our own rights, before these are given up: see `mematlas.cli.apart`."""
 

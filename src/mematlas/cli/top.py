@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mematlas.cli.arguments import Arguments, Namespace
+    from mematlas.cli.beside import RecorderBeside
     from mematlas.cli.session import Session
     from mematlas.timeline.watch import Watch
     from mematlas.tui.viewing import Viewing
@@ -86,7 +87,9 @@ def load_textual() -> None:
 def of_now(word: str, args: Namespace, session: Session) -> int:
     """Show processes as they run, or one of a capture; return the exit code."""
     from mematlas.cli.apart import part
+    from mematlas.cli.beside import RecorderBeside
     from mematlas.cli.session import allow_many_files
+    from mematlas.kernel.rights import has_rights
     from mematlas.timeline.watch import Watch
 
     allow_many_files()
@@ -96,7 +99,9 @@ def of_now(word: str, args: Namespace, session: Session) -> int:
         with session.process as process:  # what names nobody, or several, is said before there is a screen
             pid, start = process.stat.pid, process.stat.start_time
             session.text = str(pid)
-    part("top", args, session)
+    named = (0, 0) if pid is None else (pid, start)
+    recorder = RecorderBeside(named if has_rights() else None) if session.procfs.live else None
+    part("top", args, session, recorder.fds if recorder else set())
     procfs = session.procfs
     viewing = viewing_of(session)
     if pid is not None:
@@ -113,7 +118,11 @@ def of_now(word: str, args: Namespace, session: Session) -> int:
         return lambda: Watch([str(pid)], procfs, what=CLOSELY)
 
     openers = {"everybody": (open_everybody, OF_EVERYBODY), "machine": (open_machine, OF_MACHINE)}
-    return show(viewing, args, session, openers, closely)
+    try:
+        return show(viewing, args, session, openers, closely, recorder)
+    finally:
+        if recorder and (said := recorder.close()):
+            session.write_lines(said.splitlines())
 
 
 def of_recording(path: str, args: Namespace, session: Session) -> int:
@@ -163,6 +172,7 @@ def show(
     session: Session,
     openers: dict[str, tuple[Callable[[], Watch], float]],
     open_closely: Callable[[int], Callable[[], Watch]] | None,
+    recorder: RecorderBeside | None = None,
 ) -> int:
     """Run the screen; return the exit code."""
     from mematlas.tui.app import Top
@@ -181,6 +191,7 @@ def show(
         args.budget,
         rights_of(session, viewing),
         lambda: spent(session),
+        recorder,
     )
     return app.run() or 0
 
@@ -223,4 +234,5 @@ COMMAND = Command(
         ("mematlas top redis.mematlas", "a recording"),
     ),
     check=check,
+    parts=True,
 )

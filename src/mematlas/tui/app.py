@@ -19,7 +19,7 @@ from mematlas.tui.stage import Stage
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
+    from typing import Any, Protocol
 
     from textual.app import ComposeResult
 
@@ -29,6 +29,21 @@ if TYPE_CHECKING:
     from mematlas.tui.viewing import Viewing
 
     Opened = Callable[[], Watch]
+
+    class Recorder(Protocol):
+        """What records a process when it is told to."""
+
+        is_recording: bool
+
+        def begin(self, pid: int) -> None:
+            """Begin."""
+
+        def end(self) -> None:
+            """End."""
+
+        def heard(self) -> str:
+            """Return what there is to say of it."""
+
 
 SAID_SECONDS = 6.0
 """For which what was said stands."""
@@ -62,11 +77,12 @@ class Top(App[int]):
         budget: float,
         rights: str,
         cost_of_all: Callable[[], float],
+        recorder: Recorder | None = None,
     ) -> None:
         """``openers`` open what is watched, of all or of the machine, each with the seconds between two looks;
         ``open_closely`` opens the process of a PID. The threads that look do so; a recording has nothing to open.
 
-        ``cost_of_all`` returns the processor seconds that all of this has taken so far.
+        ``cost_of_all`` returns the processor seconds that all of this has taken so far; ``recorder`` records.
         """
         super().__init__(ansi_color=True)
         self.viewing = viewing
@@ -79,6 +95,7 @@ class Top(App[int]):
         self._interval, self._budget = interval, budget
         self._rights = rights
         self._cost_of_all = cost_of_all
+        self._recorder = recorder
         self._began = time.monotonic()
         self._lookers: dict[str, Looker] = {}
         self._focused: tuple[int, int] | None = None
@@ -198,11 +215,16 @@ class Top(App[int]):
     def status(self) -> Status:
         """Return what stands around the page."""
         viewing = self.viewing
+        if self._recorder and (said := self._recorder.heard()):
+            self._recorder.is_recording = False
+            self.say(said)
         if viewing.said and time.monotonic() - self._said_at > SAID_SECONDS:
             viewing.said, self._said_at = "", 0.0
         moment = viewing.moment(viewing.closely) or viewing.moment(viewing.everybody)
         at = viewing.clock
         when = "live" if viewing.is_live and viewing.at is None else f"{at:.1f} s"
+        if self._recorder and self._recorder.is_recording:
+            when = f"recording, {when}"
         if viewing.is_frozen:
             when = f"frozen at {at:.1f} s"
         if viewing.compared is not None:
@@ -280,6 +302,8 @@ class Top(App[int]):
             self.compare()
         elif key == "a":
             self.act()
+        elif key == "r":
+            self.record()
         elif key == "y":
             line = self.page.command()
             self.copy_to_clipboard(line)
@@ -300,6 +324,20 @@ class Top(App[int]):
             self.say("act on whom? Choose a process, and Enter")
         else:
             self.sheet = ActPage(viewing)
+
+    def record(self) -> None:
+        """Record the process from here on, or no longer."""
+        viewing = self.viewing
+        if self._recorder is None:
+            self.say("a recording, or a capture: nothing goes on that could be recorded")
+        elif self._recorder.is_recording:
+            self._recorder.end()
+            self.say("the recording ends ...")
+        elif viewing.focus is None:
+            self.say("record whom? Choose a process, and Enter")
+        else:
+            self._recorder.begin(viewing.focus[0])
+            self.say(f"recording process {viewing.focus[0]} from here on: r ends it")
 
     def compare(self) -> None:
         """Compare with the snapshot, or no more."""

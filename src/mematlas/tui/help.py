@@ -21,6 +21,7 @@ EVERYWHERE = (
     ("[ ] { }", "a moment earlier, later; ten"),
     ("z, space", "freeze, and go on"),
     ("s d", "snapshot; compare with it, or no more"),
+    ("r", "record the process from here on; end that"),
     ("a", "act on the process: the plan first"),
     ("y", "copy the command line for what is seen"),
     ("? F1, q F10", "help, quit"),
