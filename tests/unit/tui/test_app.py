@@ -1,0 +1,198 @@
+"""The screen: what keys mean everywhere, and what is looked at for what is seen."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.tui.app import Top
+from mematlas.tui.viewing import Viewing
+from screens import SIZES, look_of, played, seen_on, shop, shown, top_of
+
+LOOKS = [look_of(shop(11, name="shop"), shop(12, name="till", seed=number)) for number in range(1, 4)]
+
+
+def press(app: Top, *keys: str, size: tuple[int, int] = (120, 40)) -> list[str]:
+    """Return what is on the screen after some keys."""
+    found: list[str] = []
+
+    async def play(pilot: Any) -> None:
+        for key in keys:
+            await pilot.press(key)
+            await pilot.pause()
+        app.draw()
+        found.extend(shown(app))
+
+    played(app, play, size)
+    return found
+
+
+@pytest.mark.parametrize("size", SIZES[:4])
+def test_every_page_is_shown_in_every_size(size: tuple[int, int]) -> None:
+    app = top_of(LOOKS, 11)
+    for number, page in enumerate(app.pages, 1):
+        lines = press(top_of(LOOKS, 11), str(number), size=size)
+        assert len(lines) == size[1]
+        assert max(map(len, lines)) <= size[0]
+        if size[0] >= 80:
+            assert f"{number} {page.name}" in lines[1]
+
+
+def test_tab_goes_round_the_pages() -> None:
+    app = top_of(LOOKS, 11)
+    nr = len(app.pages)
+    press(app, *["tab"] * nr)
+    assert app.page is app.pages[0]
+    press(again := top_of(LOOKS, 11), "shift+tab")
+    assert again.page is again.pages[nr - 1]
+
+
+@pytest.mark.parametrize("key", ["q", "f10"])
+def test_it_ends(key: str) -> None:
+    app = top_of(LOOKS)
+    press(app, key)
+    assert app.return_value == 0
+
+
+@pytest.mark.parametrize("key", ["?", "f1"])
+def test_help_lies_over_the_page_and_goes_away(key: str) -> None:
+    lines = press(top_of(LOOKS), key)
+    assert any("Everywhere" in line for line in lines)
+    assert not any("Everywhere" in line for line in press(top_of(LOOKS), key, "escape"))
+
+
+@pytest.mark.parametrize("key", ["z"])
+def test_what_is_frozen_stays_until_it_goes_on(key: str) -> None:
+    app = top_of(LOOKS)
+    assert "frozen" in press(app, key)[1]
+    assert app.viewing.at is not None
+    assert "live" in press(app := top_of(LOOKS), key, key)[1]
+    assert app.viewing.at is None
+
+
+def test_moments_before_are_looked_at_and_the_newest_again() -> None:
+    viewing = Viewing()
+    viewing.everybody = top_timeline()
+    first, last = viewing.reach
+    viewing.move(-1e9)
+    assert viewing.clock == first
+    viewing.move(1e9)
+    assert viewing.at is None
+    assert viewing.clock == last
+
+
+def top_timeline() -> Any:
+    from screens import timeline_of
+
+    return timeline_of(LOOKS)
+
+
+def test_a_snapshot_is_compared_with_until_that_is_enough() -> None:
+    assert "nothing to compare with" in press(top_of(LOOKS), "d")[-1]
+    app = top_of(LOOKS)
+    assert "against" in press(app, "s")[1]
+    assert app.viewing.compared is not None
+    assert "against" not in press(top_of(LOOKS), "s", "d")[1]
+
+
+def test_the_command_line_for_what_is_seen_is_copied() -> None:
+    app = top_of(LOOKS, 11)
+    line = press(app, "y")[-1]
+    assert line.strip().startswith("copied: mematlas ")
+    assert app.clipboard.startswith("mematlas ")
+
+
+@pytest.mark.parametrize("key", ["/", "f3", "\\", "f4"])
+def test_a_text_is_asked_for_and_asked_no_more(key: str) -> None:
+    app = top_of(LOOKS)
+
+    async def play(pilot: Any) -> None:
+        await pilot.press(key)
+        await pilot.pause()
+        assert len(app.query("#prompt")) == 1
+        await pilot.press("q")  # is a letter of the text
+        await pilot.press("escape")
+        await pilot.pause()
+        assert not len(app.query("#prompt"))
+        await pilot.press(key, *"zzz", "enter")
+        await pilot.pause()
+        assert app.return_value is None
+
+    played(app, play)
+
+
+def test_what_may_not_be_done_says_why() -> None:
+    app = top_of(LOOKS, 11)
+    app.viewing.why_no_act = "nothing is done here"
+    assert "nothing is done here" in press(app, "a")[-1]
+    assert "nothing goes on" in press(top_of(LOOKS), "r")[-1]
+    assert "nothing to search for" in press(top_of(LOOKS), "n")[-1]
+
+
+def test_what_has_ended_stays_and_is_said() -> None:
+    app = top_of(LOOKS, 11, ends=True)
+
+    async def play(pilot: Any) -> None:
+        await pilot.press("2")
+        await seen_on(app, pilot, lambda: "has ended" in app.viewing.said)
+        assert app.is_running
+        assert app.viewing.seen() is not None
+
+    played(app, play)
+
+
+@pytest.mark.parametrize("error", [PermissionDenied("/proc/1/maps"), NotSupported("this")])
+def test_what_cannot_be_opened_is_said_and_the_screen_stays(error: Exception) -> None:
+    app = top_of(LOOKS, 11)
+
+    def refused() -> Any:
+        raise error
+
+    app._open_closely = lambda _: refused
+
+    async def play(pilot: Any) -> None:
+        await pilot.press("2")
+        await seen_on(app, pilot, lambda: str(error) in app.viewing.said)
+        await pilot.press("1")
+        assert app.is_running
+
+    played(app, play)
+
+
+def test_only_what_a_page_needs_is_looked_at() -> None:
+    app = top_of(LOOKS, 11)
+
+    async def play(pilot: Any) -> None:
+        assert set(app._lookers) == {"everybody"}
+        await pilot.press("2")
+        await seen_on(app, pilot, lambda: app.viewing.closely is not None)
+        assert set(app._lookers) == {"everybody", "closely"}
+        assert [looker._is_wanted for looker in app._lookers.values()] == [False, True]
+
+    played(app, play)
+
+
+def test_another_process_is_looked_at_when_it_is_in_focus() -> None:
+    app = top_of(LOOKS, 11)
+
+    async def play(pilot: Any) -> None:
+        await pilot.press("2")
+        await seen_on(app, pilot, lambda: app.viewing.closely is not None)
+        first = app._lookers["closely"]
+        app.viewing.focus = 12, 77
+        app.follow()
+        assert app.viewing.closely is None
+        assert app._lookers["closely"] is not first
+        await asyncio.to_thread(first.join, 5.0)
+        assert not first._thread.is_alive()
+
+    played(app, play)
+
+
+def test_no_thread_is_left_behind() -> None:
+    app = top_of(LOOKS, 11)
+    press(app, "2", "3", "q")
+    assert not any(looker._thread.is_alive() for looker in app._lookers.values())
