@@ -25,6 +25,7 @@ from mematlas.kernel.status import Faults, parse_faults, read_faults
 from mematlas.kernel.swaps import SwapArea, read_swaps
 from mematlas.labs import panes
 from mematlas.views.format import format_size
+from tmux import Tmux
 from victim import DEADLINE, process_state, wait_until
 
 Capture = pytest.CaptureFixture[str]
@@ -236,35 +237,12 @@ def test_swap_of_its_own_is_asked_for_where_there_is_none(monkeypatch: pytest.Mo
     assert panes.pageout_words(7, "0x1000") == ["pageout", "7", area, "--free", "--watch-refaults", "20s"]
 
 
-class Terminal:
-    """A terminal with the four panes in it: a pane of another tmux, on a server of this test alone."""
-
-    SCRIPT = 'sh -c \'echo $$ >"$0" && exec "$@"\' "$@"; echo "ended with $?"; read more'
-    """Tells the PID of the demo in a file, and its exit code on the screen."""
+class Terminal(Tmux):
+    """A terminal with the four panes in it: those of another tmux."""
 
     def __init__(self, columns: int, lines: int, directory: Path) -> None:
-        self.socket = f"mematlas-test-{os.getpid()}"
-        self.environment = {name: value for name, value in os.environ.items() if name not in ("TMUX", "TMUX_PANE")}
-        self.environment |= {"SHELL": "/bin/sh", "PS1": "ready> "}
-        told = directory / "pid"
-        line = [str(told), sys.executable, "-m", "mematlas", "demo", "paging", "--tmux"]
-        new = ["new-session", "-d", "-P", "-F", "#{socket_path}", "-x", str(columns), "-y", str(lines)]
-        self.path = self.tmux("-f", os.devnull, *new, "sh", "-c", self.SCRIPT, "sh", *line).strip()
-        wait_until(lambda: told.exists() and bool(told.read_text()), "the demo begins")
-        self.pid = int(told.read_text())
+        super().__init__([sys.executable, "-m", "mematlas", "demo", "paging", "--tmux"], columns, lines, directory)
         self.inner = str(Path(self.path).with_name(f"mematlas-{self.pid}"))
-
-    def tmux(self, *words: str) -> str:
-        line = ["tmux", "-L", self.socket, *words]
-        done = subprocess.run(line, env=self.environment, capture_output=True, text=True, timeout=DEADLINE, check=True)
-        return done.stdout
-
-    def type(self, line: str) -> None:
-        self.tmux("send-keys", "-l", line)
-        self.tmux("send-keys", "Enter")
-
-    def screen(self) -> str:
-        return self.tmux("capture-pane", "-p")
 
     def panes(self) -> str:
         """Return the text of each pane by itself, its wrapped lines whole: a long path makes long lines."""
@@ -275,16 +253,6 @@ class Terminal:
             for pane in listed.stdout.split()
         ]
         return "\n".join(shown)
-
-    def wait_for(self, pattern: str) -> None:
-        try:
-            wait_until(lambda: re.search(pattern, self.screen()) is not None, pattern)
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.screen()}") from None
-
-    def close(self) -> None:
-        subprocess.run(["tmux", "-L", self.socket, "kill-server"], capture_output=True, check=False)
-        Path(self.path).unlink(missing_ok=True)
 
 
 @pytest.fixture
