@@ -26,7 +26,7 @@ COMMANDS = {
     "ram": ("Look", "all of RAM: what every frame is, in sizes that add up"),
     "owner": ("Look", "what a frame of RAM is, and which processes map it"),
     "cache": ("Look", "what fills the page cache, file by file, and who maps it"),
-    "top": ("Live", "a screen that shows memory as it moves, live or recorded"),
+    "top": ("Time", "a screen that shows memory as it moves, live or recorded"),
     "record": ("Time", "how memory changes, into a file, at a cost that is bounded"),
     "report": ("Time", "what a recording tells: who grew, how fast, in which manner"),
     "diff": ("Time", "what is different between two looks, moments or processes"),
@@ -127,8 +127,8 @@ class Command:
 
     @property
     def takes_target(self) -> bool:
-        """Whether it is given a process: the session has it before `run`."""
-        return any(self.words[:1] == (kind,) for kind in TARGET_KINDS)
+        """Whether it is given a process: the session has it before `run`, unless it gives up rights by itself."""
+        return not self.parts and any(self.words[:1] == (kind,) for kind in TARGET_KINDS)
 
 
 def load(name: str) -> Command:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from mematlas.cli.command import COMMANDS
 from mematlas.errors import Error, LibraryMissing, did_you_mean
 
-ALL_PROCESSES = frozenset(("top", "htop", "ps", "list", "ls", "processes"))
+ALL_PROCESSES = frozenset(("htop", "ps", "list", "ls", "processes"))
 """What other tools call a look at all processes, for which we have no command but ourselves."""
 
 
 def unknown_command(name: str) -> str:
     """Return the message about a first word that is no command: it may be what to look at."""
     if name in ALL_PROCESSES:
-        return f"no command {name!r}; for the largest processes: mematlas (live: mematlas -i 1s)"
+        return f"no command {name!r}; for the largest processes: mematlas (live: mematlas top)"
     if name.isdecimal() or names_target(name):
         import shlex
 

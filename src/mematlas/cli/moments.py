@@ -14,9 +14,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from mematlas.cli.session import Session
-    from mematlas.timeline.recording import Recording
-    from mematlas.timeline.recording_files import RecordingFiles
     from mematlas.timeline.unpacking import Unpacked
 
 FORM = re.compile(r"(?P<path>.+)@(?P<time>[0-9][0-9.]*[a-z]*|end)(:(?P<pid>[0-9]{1,10}))?", re.DOTALL)
@@ -86,23 +83,6 @@ def unpack_moment(moment: Moment, of_machine: bool = False) -> Unpacked:
     from mematlas.timeline.unpacking import unpack
 
     return unpack(moment.path, moment.seconds, moment.pid, of_machine)
-
-
-def open_recording(files: RecordingFiles, kept: set[int], session: Session) -> Recording:
-    """Open a recording, with no rights at all and little else open but ``kept``: it may be anybody's."""
-    from mematlas.kernel.confine import leave_rights
-    from mematlas.kernel.rights import has_rights
-    from mematlas.timeline.recording import Recording
-
-    is_private = has_rights()
-    if is_private:
-        session.procfs.close()
-        if not files.database:
-            files.connect_now()
-        leave_rights(files.fds | kept)
-    recording = Recording(files, is_private=is_private)
-    session.recorded = recording.machine
-    return recording
 
 
 def refuse_several(text: str, captures: dict[int, str]) -> NoReturn:

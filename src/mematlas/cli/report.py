@@ -15,7 +15,8 @@ import os
 import shlex
 
 from mematlas.cli.command import RECORDING, Command
-from mematlas.cli.moments import SUFFIX, open_recording, parse_moment
+from mematlas.cli.moments import SUFFIX, parse_moment
+from mematlas.cli.opening import open_recording
 from mematlas.cli.options import add_output, parse_count, parse_interval, parse_seconds
 from mematlas.cli.output import (
     PICTURES,

@@ -1,7 +1,7 @@
 """A screen that shows memory as it moves: all processes, the page map of one, its VMAs, its page tables, all of RAM;
 now, as far back as it was watched, or in a recording. It says what it costs, and looks less often to cost no more.
 
-As root, what draws and parses has no rights at all: a small part keeps them (mematlas help top).
+As root, what draws and parses has no rights at all: a small part keeps them. A process that is named can be acted on.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from mematlas.cli.command import Command
+from mematlas.cli.command import TARGET_OR_PATH, Command
 from mematlas.cli.options import parse_fraction, parse_interval
 from mematlas.errors import BadInput, LibraryMissing
 
@@ -48,7 +48,7 @@ def add_arguments(arguments: Arguments) -> None:
         type=parse_fraction,
         default=BUDGET,
         metavar="PART",
-        help="of a processor for looking (default 8%%)",
+        help="of a processor for looking (default 8%)",
     )
 
 
@@ -127,7 +127,7 @@ def of_now(word: str, args: Namespace, session: Session) -> int:
 
 def of_recording(path: str, args: Namespace, session: Session) -> int:
     """Show a recording; return the exit code."""
-    from mematlas.cli.moments import open_recording
+    from mematlas.cli.opening import open_recording
     from mematlas.timeline.recording_files import RecordingFiles
     from mematlas.timeline.timeline import RecordedTimeline
 
@@ -233,6 +233,7 @@ COMMAND = Command(
         ("mematlas top redis-server", "the page map of one"),
         ("mematlas top redis.mematlas", "a recording"),
     ),
+    words=(TARGET_OR_PATH,),
     check=check,
     parts=True,
 )

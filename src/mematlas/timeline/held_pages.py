@@ -20,7 +20,7 @@ MOST_CHANGES = 4 << 20
 
 
 @record
-class Step:
+class PagesStep:
     """What a look has changed."""
 
     elapsed: float
@@ -44,7 +44,7 @@ class HeldPages:
         """As the last look has found them."""
         self._number = -1
         """Of the last look at a process that is followed."""
-        self._steps: deque[Step] = deque()
+        self._steps: deque[PagesStep] = deque()
         self._nr_held = 0
 
     def add(self, elapsed: float, words: Sparse | Followed) -> None:
@@ -60,7 +60,7 @@ class HeldPages:
         before = words_at(self.now, delta.indexes) if self._steps else np.zeros(0, np.uint64)
         indexes = delta.indexes if self._steps else before
         self._number = words.number if isinstance(words, Followed) else -1
-        self._steps.append(Step(elapsed, Sparse(indexes, before)))
+        self._steps.append(PagesStep(elapsed, Sparse(indexes, before)))
         self._nr_held += len(before)
         # One after the other: who reads meanwhile sees either both as they were or, for a moment, less of the past.
         self.now = now
@@ -78,7 +78,7 @@ class HeldPages:
         self._nr_held -= len(first.before)
         # What it has changed nobody can ask for any more.
         none = np.zeros(0, np.uint64)
-        self._steps[0] = Step(first.elapsed, Sparse(none, none))
+        self._steps[0] = PagesStep(first.elapsed, Sparse(none, none))
 
     @property
     def first(self) -> float | None:

@@ -14,7 +14,7 @@ from mematlas.tui.colours import Colours
 from mematlas.tui.frame import FOOT, HEAD, Status, foot_row, machine_row, tabs_row
 from mematlas.tui.help import HelpPage
 from mematlas.tui.looking import Looker, last_moment
-from mematlas.tui.stage import Stage
+from mematlas.tui.stage import RowStage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,11 +59,11 @@ class Top(App[int]):
     AUTO_FOCUS = None
     CSS = """
     Screen { layout: vertical; overflow: hidden; }
-    Stage { height: 1fr; }
+    RowStage { height: 1fr; }
     Input { dock: bottom; height: 1; border: none; padding: 0 1; }
     """
 
-    class Told(Message):
+    class News(Message):
         """A thread that looks has something new."""
 
     def __init__(
@@ -111,7 +111,7 @@ class Top(App[int]):
 
     def compose(self) -> ComposeResult:
         """Return what is on the screen."""
-        self.stage = Stage(self.colours)
+        self.stage = RowStage(self.colours)
         yield self.stage
 
     def on_mount(self) -> None:
@@ -156,11 +156,11 @@ class Top(App[int]):
             if looker.timeline is not None and self._lookers.get(name) is looker:
                 self.viewing.shifts[id(looker.timeline)] = began
                 setattr(self.viewing, name, looker.timeline)
-            self.post_message(self.Told())
+            self.post_message(self.News())
 
         def answer(what: str, found: Any) -> None:
             self.viewing.answers[what] = found
-            self.post_message(self.Told())
+            self.post_message(self.News())
 
         looker = self._lookers[name] = Looker(open_watch, interval, self._budget, tell, answer)
         looker.start()
@@ -173,7 +173,7 @@ class Top(App[int]):
             return
         looker.ask(name, question)
 
-    def on_top_told(self) -> None:
+    def on_top_news(self) -> None:
         """Show what is new."""
         viewing = self.viewing
         closely = self._lookers.get("closely")

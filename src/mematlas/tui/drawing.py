@@ -108,7 +108,7 @@ def spark(values: Sequence[float | None], width: int, most: float | None = None)
     The lowest mark is that of 0; the highest that of ``most``, or of the largest value.
 
     >>> spark([0, 1, None, 4], 5)
-    ' ▁▂ █'
+    ' ▁▃ █'
     """
     shown = values[-width:] if width else []
     top = most or max((value for value in shown if value is not None), default=0) or 1

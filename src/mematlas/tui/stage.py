@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mematlas.tui.drawing import Row
 
 
-class Stage(Widget, can_focus=True):
+class RowStage(Widget, can_focus=True):
     """Shows rows that fill it."""
 
     def __init__(self, colours: Colours) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mmap import PAGESIZE
+
 from mematlas.errors import Error, TargetNotFound
 
 TYPE_CHECKING = False
@@ -46,7 +48,7 @@ class Viewing:
         self.palette = PALETTES[0]
         self.address: int | None = None
         """Where the cursor is in the address space, on the map and in the list of VMAs alike."""
-        self.page_size = 4096
+        self.page_size = PAGESIZE
         self.why_no_act = ""
         """Why nothing may be done to the process; empty where it may."""
         self.said = ""

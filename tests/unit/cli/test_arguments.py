@@ -220,7 +220,7 @@ def test_two_dashes_are_no_value(option: str, capsys: pytest.CaptureFixture[str]
         ("lab zer", "no lesson 'zer' (did you mean zero?): choose from reserve, zero, "),
         ("workload drw", "no workload 'drw' (did you mean draw?): choose from singlemap, "),
         ("demo pagin", "no demo 'pagin' (did you mean paging?): choose from tour, paging"),
-        ("top", "no command 'top'; for the largest processes: mematlas (live: mematlas -i 1s)"),
+        ("htop", "no command 'htop'; for the largest processes: mematlas (live: mematlas top)"),
         ("mpas 1", "no command 'mpas' (did you mean maps?); mematlas --help lists them"),
         ("help mpas", "no help on 'mpas' (did you mean maps?); mematlas --help lists the commands"),
     ],
