@@ -155,7 +155,7 @@ class RamPage(Page):
         blocks = block_rows(ram, width) if ram else []
         nr_kinds = len(uses_of(ram, now.counters))
         parts = [pressure, missing[:6], zones, blocks]
-        while len(parts) > 1 and sum(len(one) + bool(one) for one in parts) + min(nr_kinds, 8) + 1 > height:
+        while parts and sum(len(one) + bool(one) for one in parts) + min(nr_kinds, 8) + 1 > height:
             parts.pop()
         taken = sum(len(one) + bool(one) for one in parts)
         rows = [heading(width, has_mapped(now)), *kind_rows(now, before, max(height - taken - 1, 1), width)]
