@@ -222,19 +222,24 @@ def recorded_rows(result: SummaryResult, width: int) -> list[Row]:
     if counted.table_bytes_per_mib is not None:
         head += [(f" for {format_size(counted.mapped)}", "text")]
         head += [(f" · {counted.table_bytes_per_mib:,.0f} B per MiB", "muted")]
-    titles = f" {'LEVEL':<6} {'TABLES':>10} {'SIZE':>9}  {'ON AVERAGE FULL':<17} {'NEARLY EMPTY':>12}"
-    titles += f" {'LEAVES':>12} {'MAPPED':>9} {'ACC':>5} {'DIRTY':>5}"
-    rows: list[Row] = [fitted(head, width), [], fitted([(titles, "muted")], width)]
+    has_few = width >= WITH_HUGE
+    titles = f" {'LEVEL':<6} {'TABLES':>9} {'SIZE':>8}  {'FULL':<{BAR + 6}} {'LEAVES':>11} {'MAPPED':>8}"
+    titles += f" {'ACC':>5} {'DIRTY':>5}"
+    rows: list[Row] = [fitted(head, width), [], fitted([(titles + "  NEARLY EMPTY" * has_few, "muted")], width)]
     by_size = {leaf.size: leaf for leaf in counted.leaves}
     for level, shape in zip(counted.levels, origin.mode.levels, strict=True):
         full = level.nr_used / (level.nr_tables * shape.nr_entries) if level.nr_tables else 0
         leaf = by_size.get(shape.size)
-        row: Row = [(f" {level.name:<6}", "title"), (f" {level.nr_tables:>10,} {format_size(level.size):>9}  ", "text")]
-        row += [(bar(full, BAR), "own"), (f" {format_share(full):>8} {level.nr_few:>12,}", "text")]
-        if leaf:
-            row.append((f" {leaf.nr_leaves:>12,} {format_size(leaf.mapped):>9}", "text"))
-            for count in (leaf.nr_accessed, leaf.nr_dirty) if leaf.nr_leaves else ():
-                row.append((f" {format_share(count / leaf.nr_leaves):>5}", "muted"))
+        row: Row = [(f" {level.name:<6}", "title"), (f" {level.nr_tables:>9,} {format_size(level.size):>8}  ", "text")]
+        row += [(bar(full, BAR), "own"), (f" {format_share(full):>5}", "text")]
+        leaves, amounts = "", ["", ""]
+        if leaf and leaf.nr_leaves:
+            leaves = f"{leaf.nr_leaves:,}"
+            amounts = [format_share(nr / leaf.nr_leaves) for nr in (leaf.nr_accessed, leaf.nr_dirty)]
+        row.append((f" {leaves:>11} {format_size(leaf.mapped) if leaf else '':>8}", "text"))
+        row.append((f" {amounts[0]:>5} {amounts[1]:>5}", "muted"))
+        if has_few:
+            row.append((f"  {level.nr_few:>12,}", "text"))
         rows.append(fitted(row, width))
     others = ", ".join(f"{nr_of:,} {name}" for name, nr_of in counted.nr_others.items()) or "none"
     words = [f"entries that map nothing: {others}"]
