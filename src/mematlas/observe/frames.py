@@ -280,7 +280,7 @@ class Frames:
 
     def _free_blocks(self, census: FrameCensus, by: str) -> tuple[int, ...] | None:
         blocks = free_blocks_of(census)
-        return self._blocks_of_buddyinfo() if blocks is None and by == "kind" else blocks
+        return self._blocks_of_buddyinfo() if blocks is None and by in ("kind", "zone") else blocks
 
     def _nr_untold(self) -> int:
         """Return how many free frames are in no free block, where nothing else tells them from the kernel's."""
@@ -346,7 +346,7 @@ class Frames:
             groups=(),
             nr_frames=total // size,
             size=total,
-            free_blocks=None,
+            free_blocks=self._blocks_of_buddyinfo(),
             page_size=size,
             huge_size=huge_size(),
             reading=reading,

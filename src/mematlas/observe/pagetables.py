@@ -14,13 +14,14 @@ from itertools import count, islice
 
 from mematlas.analysis.pagetables.audit import Covers, Finding, audit, join_neighbours
 from mematlas.analysis.pagetables.compare import differing_pages, nr_hidden
-from mematlas.analysis.pagetables.entries import EntryFilter, entry_runs, first_entries, list_entries, tree_of
+from mematlas.analysis.pagetables.entries import EntryFilter, entry_runs, first_entries, list_entries
 from mematlas.analysis.pagetables.leaves import used_entries
 from mematlas.analysis.pagetables.regions import Region, kernel_regions, region_of, region_sizes, unmapped_ram
 from mematlas.analysis.pagetables.results import (
     AuditResult,
     KernelMap,
     MappedRegion,
+    MappedTables,
     Origin,
     RawTable,
     Stream,
@@ -31,6 +32,7 @@ from mematlas.analysis.pagetables.results import (
     WalkedAddresses,
 )
 from mematlas.analysis.pagetables.summary import Summary, summarize
+from mematlas.analysis.pagetables.tables import map_of, tree_of
 from mematlas.arrays import Words, np
 from mematlas.errors import BadInput, NotSupported, PermissionDenied
 from mematlas.frozen import replace
@@ -241,6 +243,11 @@ class PageTables:
         """Return every table, each with what is below it."""
         look = PageTableLook(self._held)
         return TableTree(tree_of(look.parts(NR_SUM_TABLES)), look.finish())
+
+    def table_map(self, most: int | None = None) -> MappedTables:
+        """Return every table with the same sums, as columns: no more than some ``most`` of the last level."""
+        look = PageTableLook(self._held)
+        return MappedTables(map_of(look.parts(NR_SUM_TABLES), most), look.finish())
 
     def audit(self, both: bool = False) -> AuditResult:
         """Return what is dangerous, or maps the same memory with different rights; with ``both``, in both halves."""

@@ -26,12 +26,13 @@ from mematlas.timeline.words import changes as changes_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Protocol
 
+    from mematlas.analysis.cached import CacheResult
     from mematlas.analysis.frame_owners import FrameOwners
     from mematlas.analysis.frames import FramesResult
-    from mematlas.analysis.pagetables.results import WalkedAddress
+    from mematlas.analysis.pagetables.results import MappedTables, RawTable, SummaryResult, WalkedAddress
     from mematlas.analysis.results import VmaUsage
     from mematlas.analysis.translation import Translation
     from mematlas.arrays import Words
@@ -62,13 +63,18 @@ if TYPE_CHECKING:
         def changed_pages(self, pid: int, after: float, last: float) -> Words:
             """Return the numbers of the pages of a process that have changed after one time, and up to another."""
 
+        def tables_at(self, seconds: float, pid: int) -> SummaryResult:
+            """Return how many page tables a process had at a time, and what they mapped."""
+
 
 KEEP = 600.0
 """Seconds that are held, where nobody says otherwise."""
 MOST_HELD = 2_000_000
 """Of all moments that are held: VMAs that have changed, of some 300 bytes each, and as much of anything else."""
 PAGEMAP = "pagemap"
-WITH_PAGES = "record --what pages"
+WITH_PAGES, WITH_TABLES = "record --what pages", "record --what tables"
+MOST_TABLES = 1 << 20
+"""Of the last level that are looked at: 4 TiB of memory in full tables, and 80 MB of columns."""
 OF_PROCESS = 7
 """What a process takes at a moment, be it as it was, in such amounts."""
 
@@ -286,6 +292,40 @@ class LiveTimeline:
             if moment.elapsed > after:
                 yield from moment.found.happenings
 
+    def tables(self, pid: int) -> MappedTables:
+        """Return the page tables of a process as they are just now.
+
+        Raises:
+            TargetNotFound: no such process is watched.
+            PermissionDenied, NotSupported: they cannot be read.
+            ProcessGone: it has ended meanwhile.
+        """
+        from mematlas.observe.pagetables import PageTables
+
+        with PageTables(self.watch.process(pid)) as tables:
+            return tables.table_map(MOST_TABLES)
+
+    def raw_tables(self, pid: int, addresses: Iterable[int]) -> dict[int, RawTable]:
+        """Return the tables of the last level that translate some addresses, as they are just now: those there are.
+
+        Raises:
+            TargetNotFound, PermissionDenied, NotSupported, ProcessGone: as `tables` does.
+        """
+        from mematlas.observe.pagetables import PageTables
+
+        found = {}
+        with PageTables(self.watch.process(pid)) as tables:
+            for address in addresses:
+                try:
+                    found[address] = next(iter(tables.raw(len(tables.mode.levels) - 1, address=address)))
+                except BadInput:
+                    continue  # it is there no longer
+        return found
+
+    def tables_at(self, seconds: float, pid: int) -> SummaryResult:
+        """Raise `NotSupported`: nobody has kept the page tables of earlier moments; `tables` has those of just now."""
+        raise NotSupported(f"page tables of process {pid} at an earlier moment", WITH_TABLES)
+
     def details(self, moment: Snapshot[Look], pid: int, address: int) -> Detail:
         """Return what an address of a process is just now: where, how page tables lead there, and who else has it.
 
@@ -400,6 +440,21 @@ class RecordedTimeline:
         """
         return changes_of(self.pages(after, pid), self.pages(last, pid)).indexes
 
+    def tables_at(self, seconds: float, pid: int) -> SummaryResult:
+        """Return how many page tables a process had at a time, and what they mapped.
+
+        Raises:
+            TargetNotFound: that is outside.
+            NotSupported: they are not recorded, or the process was not there.
+        """
+        from mematlas.observe.recorded_tables import NAME, parse_tables
+
+        number = self.recording.first + last_before(self.times, seconds)
+        for process in self.recording.processes_at(number):
+            if process.pid == pid and (text := self.recording.text_at(process, NAME, number)) is not None:
+                return parse_tables(text)
+        raise NotSupported(f"page tables of process {pid}", WITH_TABLES)
+
     def _moment(self, index: int) -> Snapshot[Look]:
         """Return a moment."""
         recording = self.recording
@@ -407,7 +462,13 @@ class RecordedTimeline:
         elapsed, at = recording.when(number)
         seen = [self._seen(process, number) for process in recording.processes_at(number)]
         counters = {name: value for name in COUNTERS if (value := recording.counter_at(name, number)) is not None}
-        look = Look(tuple(filter(None, seen)), tuple(self._happenings(number, number)), counters, self._ram(number))
+        look = Look(
+            tuple(filter(None, seen)),
+            tuple(self._happenings(number, number)),
+            counters,
+            self._ram(number),
+            self._cache(number),
+        )
         return Snapshot(at, elapsed, look, Cost(*recording.cost_at(number)))
 
     def _seen(self, process: RecordedProcess, number: int) -> Seen | None:
@@ -438,3 +499,9 @@ class RecordedTimeline:
 
         text = self.recording.text_at(None, NAME, number)
         return None if text is None else parse_ram(text)
+
+    def _cache(self, number: int) -> CacheResult | None:
+        from mematlas.observe.recorded_cache import NAME, parse_cache
+
+        text = self.recording.text_at(None, NAME, number)
+        return None if text is None else parse_cache(text)

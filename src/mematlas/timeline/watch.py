@@ -345,14 +345,17 @@ class Watch:
         happenings.append(one.happened(HIDDEN, f"process {key[0]} does not answer"))
 
     def _ram(self) -> FramesResult | None:
-        """Return what frames are used for, where that is watched."""
+        """Return what frames are used for, in each zone too if they can be looked up, where that is watched."""
         if RAM not in self.what:
             return None
         if self._frames is None:
             from mematlas.observe.frames import Frames
 
             self._frames = Frames(self.procfs)
-        return self._frames.look("kind")
+        try:
+            return self._frames.look("zone")  # with the kinds of all zones together
+        except (PermissionDenied, NotSupported):
+            return self._frames.look("kind")
 
     def _cache(self) -> CacheResult | None:
         """Return the largest files of the page cache, where these are watched."""

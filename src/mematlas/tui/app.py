@@ -220,7 +220,8 @@ class Top(App[int]):
             self.say(said)
         if viewing.said and time.monotonic() - self._said_at > SAID_SECONDS:
             viewing.said, self._said_at = "", 0.0
-        moment = viewing.moment(viewing.closely) or viewing.moment(viewing.everybody)
+        timelines = (viewing.closely, viewing.everybody, viewing.machine)
+        moment = next(filter(None, map(viewing.moment, timelines)), None)
         at = viewing.clock
         when = "live" if viewing.is_live and viewing.at is None else f"{at:.1f} s"
         if self._recorder and self._recorder.is_recording:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from mematlas.tui.processes import ProcessesPage
+from mematlas.tui.ram import RamPage
+from mematlas.tui.tables import TablesPage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,4 +14,4 @@ if TYPE_CHECKING:
 
 def all_pages(viewing: Viewing) -> list[Page]:
     """Return the pages."""
-    return [ProcessesPage(viewing)]
+    return [ProcessesPage(viewing), TablesPage(viewing), RamPage(viewing)]

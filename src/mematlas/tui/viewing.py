@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from mmap import PAGESIZE
 
 from mematlas.errors import Error, TargetNotFound
@@ -79,6 +80,18 @@ class Viewing:
         at = self.now(timeline)
         return None if timeline is None or at is None else timeline.at(at)
 
+    def moment_before(self, timeline: Moments | None) -> Snapshot[Look] | None:
+        """Return what a moment of a timeline is compared with: the one chosen, else that before; None of the first."""
+        at = self.now(timeline)
+        if timeline is None or at is None:
+            return None
+        times = timeline.times
+        if self.compared is not None:
+            chosen = self.compared - self.shift(timeline)
+            return timeline.at(min(max(chosen, times[0]), times[-1]))
+        place = bisect_right(times, at) - 1
+        return timeline.at(times[place - 1]) if place > 0 else None
+
     def span(self, timeline: Moments | None, seconds: float) -> list[Snapshot[Look]]:
         """Return the moments of a timeline from so many seconds before that which is looked at up to it."""
         at = self.now(timeline)
@@ -87,7 +100,7 @@ class Viewing:
     @property
     def clock(self) -> float:
         """The moment that is looked at, by the clock of the screen."""
-        timelines = [timeline for timeline in (self.closely, self.everybody) if timeline is not None]
+        timelines = [one for one in (self.closely, self.everybody, self.machine) if one is not None]
         return max(((self.now(one) or 0.0) + self.shift(one) for one in timelines), default=0.0)
 
     @property
@@ -95,7 +108,7 @@ class Viewing:
         """From when to when there are moments, by the clock of the screen."""
         spans = [
             (times[0] + self.shift(one), times[-1] + self.shift(one))
-            for one in (self.closely, self.everybody)
+            for one in (self.closely, self.everybody, self.machine)
             if one is not None and (times := one.times)
         ]
         return (min(first for first, _ in spans), max(last for _, last in spans)) if spans else (0.0, 0.0)

@@ -14,7 +14,7 @@ import pytest
 from constructed_pagetables import MODE, NX, PATH, START, ConstructedTables, hide_pages, marked_tables, plain_tables
 from mematlas.analysis.pagetables.audit import Finding, aliases, audit
 from mematlas.analysis.pagetables.compare import Check, Disagreement
-from mematlas.analysis.pagetables.entries import EntryFilter, entry_runs, list_entries, tree_of
+from mematlas.analysis.pagetables.entries import EntryFilter, entry_runs, list_entries
 from mematlas.analysis.pagetables.regions import Region
 from mematlas.analysis.pagetables.results import (
     AuditResult,
@@ -31,6 +31,7 @@ from mematlas.analysis.pagetables.results import (
     WalkReading,
 )
 from mematlas.analysis.pagetables.summary import summarize
+from mematlas.analysis.pagetables.tables import tree_of
 from mematlas.frozen import replace
 from mematlas.model.pagetables.walk import EXECUTABLE, USER, walk, walk_address
 from mematlas.views.pagetables.checks import audit_view, verify_view

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
     from mematlas.analysis.pagetables.audit import Finding
     from mematlas.analysis.pagetables.compare import Check, Disagreement
-    from mematlas.analysis.pagetables.entries import TreeNode
     from mematlas.analysis.pagetables.regions import Region
     from mematlas.analysis.pagetables.summary import Summary
+    from mematlas.analysis.pagetables.tables import TableMap, TreeNode
     from mematlas.arrays import Words
     from mematlas.model.pagetables.entries import PagingMode
     from mematlas.model.pagetables.walk import WalkStep
@@ -138,6 +138,14 @@ class TableTree(Record):
     """Every table, each before those below it."""
 
     nodes: list[TreeNode]
+    reading: WalkReading
+
+
+@record
+class MappedTables:
+    """The same as columns."""
+
+    map: TableMap
     reading: WalkReading
 
 

@@ -10,8 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from mematlas.analysis.pagetables.entries import TreeNode
     from mematlas.analysis.pagetables.results import TableTree
+    from mematlas.analysis.pagetables.tables import TreeNode
     from mematlas.views.pagetables.heading import Lines
 
 

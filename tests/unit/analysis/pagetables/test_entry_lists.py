@@ -14,9 +14,9 @@ from mematlas.analysis.pagetables.entries import (
     entry_targets,
     list_entries,
     parse_flags,
-    tree_of,
     whole_table,
 )
+from mematlas.analysis.pagetables.tables import tree_of
 from mematlas.errors import BadInput
 from mematlas.frozen import as_dict
 from mematlas.model.pagetables.entries import STATE_NAMES

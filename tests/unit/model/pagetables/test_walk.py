@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from constructed_pagetables import Bools, ConstructedTables, Words
-from mematlas.analysis.pagetables.entries import tree_of
+from mematlas.analysis.pagetables.tables import tree_of
 from mematlas.model.pagetables.blocks import page_blocks
 from mematlas.model.pagetables.entries import PRESENT, PROT_NONE, PagingMode
 from mematlas.model.pagetables.modes import arm64, riscv64, x86_64
