@@ -21,7 +21,7 @@ from mematlas.notes import Note
 from mematlas.timeline.sampler import BUDGET, Cost, Sampler, Snapshot
 from mematlas.timeline.schema import FAULTS
 from mematlas.timeline.watch import Happening, Look, Seen
-from mematlas.timeline.words import Sparse
+from mematlas.timeline.words import Sparse, last_of_each
 from mematlas.timeline.words import changes as changes_of
 
 TYPE_CHECKING = False
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mematlas.analysis.pagetables.results import WalkedAddress
     from mematlas.analysis.results import VmaUsage
     from mematlas.analysis.translation import Translation
-    from mematlas.arrays import Words
+    from mematlas.arrays import NDArray, Words, np
     from mematlas.timeline.held_pages import HeldPages
     from mematlas.timeline.recorded_rows import RecordedProcess
     from mematlas.timeline.recording import Recording
@@ -62,6 +62,9 @@ if TYPE_CHECKING:
         def changed_pages(self, pid: int, after: float, last: float) -> Words:
             """Return the numbers of the pages of a process that have changed after one time, and up to another."""
 
+        def changed_at(self, pid: int, last: float) -> tuple[Words, NDArray[np.float64]]:
+            """Return which pages of a process have changed up to a time, ascending, and when last."""
+
 
 KEEP = 600.0
 """Seconds that are held, where nobody says otherwise."""
@@ -69,6 +72,8 @@ MOST_HELD = 2_000_000
 """Of all moments that are held: VMAs that have changed, of some 300 bytes each, and as much of anything else."""
 PAGEMAP = "pagemap"
 WITH_PAGES = "record --what pages"
+MOST_LOOKED_BACK = 128
+"""Moments of a recording in which is looked for when pages have changed last."""
 OF_PROCESS = 7
 """What a process takes at a moment, be it as it was, in such amounts."""
 
@@ -253,6 +258,15 @@ class LiveTimeline:
         """
         return self.held_pages(pid).changed(after, last)
 
+    def changed_at(self, pid: int, last: float) -> tuple[Words, NDArray[np.float64]]:
+        """Return which pages of a process have changed since the first look that is held, up to a time, ascending, and
+        when last.
+
+        Raises:
+            NotSupported: as `pages` does.
+        """
+        return self.held_pages(pid).changed_at(last)
+
     def held_pages(self, pid: int) -> HeldPages:
         """Return the pages of a process, as far back as they are held.
 
@@ -399,6 +413,23 @@ class RecordedTimeline:
             TargetNotFound, NotSupported: as `pages` does.
         """
         return changes_of(self.pages(after, pid), self.pages(last, pid)).indexes
+
+    def changed_at(self, pid: int, last: float) -> tuple[Words, NDArray[np.float64]]:
+        """Return which pages of a process have changed up to a time, ascending, and when last: of so many moments back.
+
+        Raises:
+            TargetNotFound, NotSupported: as `pages` does.
+        """
+        end = last_before(self.times, last)
+        number = self.recording.first + end
+        self.pages(last, pid)
+        process = next(one for one in self.recording.processes_at(number) if one.pid == pid)
+        after = max(number - MOST_LOOKED_BACK, self.recording.first)
+        parts = [
+            (pages, self.times[moment - self.recording.first])
+            for moment, pages in self.recording.changed_words(process, PAGEMAP, after, number)
+        ]
+        return last_of_each(parts)
 
     def _moment(self, index: int) -> Snapshot[Look]:
         """Return a moment."""

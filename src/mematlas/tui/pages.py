@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mematlas.tui.map import MapPage
 from mematlas.tui.processes import ProcessesPage
 
 TYPE_CHECKING = False
@@ -12,4 +13,4 @@ if TYPE_CHECKING:
 
 def all_pages(viewing: Viewing) -> list[Page]:
     """Return the pages."""
-    return [ProcessesPage(viewing)]
+    return [ProcessesPage(viewing), MapPage(viewing)]
