@@ -271,10 +271,18 @@ def parse_memory_counters(data: bytes) -> MemoryCounters:
     >>> parse_memory_counters(b"Name:\tcat\nUid:\t0\t0\t0\t0\nVmRSS:\t     920 kB\n").rss
     942080
     """
+    return MemoryCounters(parse_user(data), *(amount_of(line_of(data, name), name) for name in COUNTERS))
+
+
+def parse_user(data: bytes) -> int | None:
+    r"""Return who runs a process, the real user, in a status file; None where it does not tell.
+
+    >>> parse_user(b"Name:\tcat\nUid:\t1000\t0\t0\t0\n")
+    1000
+    """
     from mematlas.kernel.rights import parse_id  # light commands need it not
 
-    user = parse_id(line_of(data, b"Uid").partition(b"\t")[0].decode("ascii", "replace"))
-    return MemoryCounters(user, *(amount_of(line_of(data, name), name) for name in COUNTERS))
+    return parse_id(line_of(data, b"Uid").partition(b"\t")[0].decode("ascii", "replace"))
 
 
 def line_of(data: bytes, name: bytes) -> bytes:
@@ -312,6 +320,11 @@ def is_kernel_thread(data: bytes) -> bool:
     Older kernels have no such line: False is "perhaps not".
     """
     return b"\nKthread:\t1\n" in data
+
+
+def has_parent(data: bytes) -> bool:
+    """Whether a status file tells the parent: one without names does not."""
+    return b"\nPPid:\t" in data
 
 
 def parse_parent(data: bytes) -> int:
