@@ -131,7 +131,19 @@ LAYOUT_FIELDS = (23, 24, 25, *range(42, 49))
 
 def read_layout(process: ProcessDir) -> tuple[bytes, ...]:
     """Return where the parts of a process's program lie; see `parse_layout`."""
-    return parse_layout(process.procfs.ask(read_stat_whole, process))
+    return parse_layout(ask_stat(process))
+
+
+def ask_stat(process: ProcessDir) -> bytes:
+    """Return a stat file as who has our rights is shown it, be that a broker.
+
+    Raises:
+        ProcessGone: it has ended.
+    """
+    try:
+        return process.procfs.ask(read_stat_whole, process)
+    except ProcessLookupError:  # a broker has looked for it in vain
+        raise ProcessGone(process.pid) from None
 
 
 def read_stat_whole(process: ProcessDir) -> bytes:

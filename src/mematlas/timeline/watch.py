@@ -13,7 +13,7 @@ from mematlas.errors import (
 )
 from mematlas.frozen import record, replace
 from mematlas.kernel.aside import ask_aside, is_left_behind
-from mematlas.kernel.status import PROGRAM, parse_faults, parse_layout, parse_stat, read_layout, read_stat_whole
+from mematlas.kernel.status import PROGRAM, ask_stat, parse_faults, parse_layout, parse_stat, read_layout
 from mematlas.model.pagetables.room import TableRoom
 from mematlas.model.processes import REFUSED
 from mematlas.model.search import distinct, find
@@ -400,7 +400,7 @@ class Watch:
     def _see(self, one: Watched, happenings: list[Happening]) -> Seen:
         """Return how one process is now."""
         process = one.process
-        data = process.procfs.ask(read_stat_whole, process.dir)
+        data = ask_stat(process.dir)
         layout = parse_layout(data)
         is_other = is_other_program(one.layout, layout)
         if is_other:
