@@ -248,6 +248,8 @@ class Watch:
         """Watch all processes that there are now."""
         if self._nr_looks % AGAIN == 0:
             self._left_out.clear()
+        if self._silent and not is_left_behind():
+            self._forgive()
         known = {pid for pid, _ in self._watched} | self._left_out
         there = self.procfs.pids()
         still = {pid for pid in there if pid in self._left_out or self._unseen.get(pid) == UNANSWERED}
@@ -266,6 +268,13 @@ class Watch:
                 self._left_out.add(pid)
                 if isinstance(error, PermissionDenied):
                     self._unseen[pid] = REFUSED
+
+    def _forgive(self) -> None:
+        """Let go of those that did not answer, once no thread waits for them: they are found again in time."""
+        for one in self._silent:
+            self._refused.discard((one.process.pid, one.start_time))
+            one.process.close()
+        self._silent.clear()
 
     def _find(self, text: str) -> None:
         """Find the processes of a target, and open those that are new."""
@@ -286,6 +295,7 @@ class Watch:
         process = Process(target.dir)
         process.sources.share(self._accesses)
         self._watched[key] = Watched(process, text, self._room, "pages" in self.what)
+        self._unseen.pop(process.pid, None)
 
     @property
     def label(self) -> str:

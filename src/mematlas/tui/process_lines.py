@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     """The PID and the start of a process; or by what a group is made, and its name."""
 
 SIZES = ("uss", "pss", "rss", "swap")
+CHANGE = "change"
 KINDS = ("anon", "file", "shmem", "hugetlb")
 FILE_OR_SHMEM = "file+shm"
 """What is of files or shared memory, where the kernel does not tell which."""
@@ -31,7 +32,7 @@ class ProcessLine:
     none of them; those of RSS and swap have that for each.
     """
 
-    __slots__ = ("change", "is_ended", "is_group", "is_new", "is_open", "key", "lead", "members", "name", "sizes")
+    __slots__ = ("is_ended", "is_group", "is_new", "is_open", "key", "lead", "members", "name", "sizes", "whole")
 
     def __init__(self, key: Key, name: str, members: Sequence[Seen]) -> None:
         self.key = key
@@ -44,17 +45,24 @@ class ProcessLine:
         """Whether what is below it is listed; None where there is nothing."""
         self.is_new = self.is_ended = False
         """Since the moment that is compared with."""
-        self.change: int | None = None
         if len(members) == 1:
             usage = members[0].usage.usage
             self.sizes: dict[str, int | None] = {size: getattr(usage, size) for size in SIZES}
         else:
             self.sizes = {size: sum_known(getattr(one.usage.usage, size) for one in members) for size in SIZES}
+        self.sizes[CHANGE] = None
+        self.whole = self.sizes
+        """What it comes to with all that is below it."""
 
     @property
     def keys(self) -> list[tuple[int, int]]:
         """The PID and the start of each process that it is of."""
         return [(one.pid, one.start_time) for one in self.members]
+
+    @property
+    def change(self) -> int | None:
+        """By how much the measure has changed that was asked for."""
+        return self.sizes[CHANGE]
 
     @property
     def pid(self) -> int:
@@ -64,10 +72,10 @@ class ProcessLine:
     def measure(self, before: Amounts | None, name: str, is_compared: bool) -> None:
         """Find out by how much an amount has changed since it was that of each process."""
         if self.is_ended:
-            self.change = None if (size := self.sizes[name]) is None else -size
+            self.sizes[CHANGE] = None if (size := self.sizes[name]) is None else -size
         elif before is not None:
             changes = [change_of(one, before, name) for one in self.members]
-            self.change = sum_known(changes)
+            self.sizes[CHANGE] = sum_known(changes)
             self.is_new = is_compared and not any(key in before for key in self.keys)
 
 
@@ -172,15 +180,24 @@ class Lines:
                 yield line
 
     def tree(self, everybody: Sequence[Seen], folded: Collection[Any]) -> Iterator[ProcessLine]:
-        """Yield a line for each process, each followed by its children; of one that is folded, one for all of them."""
+        """Yield a line for each process, each followed by its children; of one that is folded, one for all of them.
+
+        Each is in order by what it comes to with all that are below it.
+        """
         below, roots = children_of(everybody)
         lines = {one.pid: self._line_of(one) for one in everybody}
+        by_pid = {one.pid: one for one in everybody}
+        downwards = [one for pid in roots for one in all_below(by_pid[pid], below)]
+        for one in reversed(downwards):
+            if children := below.get(one.pid):
+                whole = [lines[one.pid].sizes, *(lines[child.pid].whole for child in children)]
+                lines[one.pid].whole = {size: sum_known(some[size] for some in whole) for size in (*SIZES, CHANGE)}
         # Nothing calls itself here: a tree may be deeper than calls can be.
         top = sorted((lines[pid] for pid in roots), key=self._order, reverse=True)
         todo = [(line, "", "") for line in top]
         while todo:
             line, lead, further = todo.pop()
-            children = below.get(line.pid, ())
+            children = below.get(line.pid, [])
             if children and line.key in folded:
                 line = self._line(line.key, line.name, list(all_below(line.members[0], below)))
             line.lead, line.is_open = lead, len(line.members) == 1 if children else None

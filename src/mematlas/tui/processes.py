@@ -10,7 +10,9 @@ from mematlas.tui.fitting import ListColumn, fit
 from mematlas.tui.page import Page
 from mematlas.tui.past import REACH, Past, moment_before
 from mematlas.tui.process_lines import (
+    CHANGE,
     FILE_OR_SHMEM,
+    SIZES,
     Lines,
     group_of_process,
     place_of_line,
@@ -40,7 +42,6 @@ SINCE = 60.0
 """Seconds that the change is of, unless it is since another moment."""
 JITTER = 2.0
 """Seconds by which looks may be off that."""
-SIZES = ("uss", "pss", "rss", "swap")
 TEXTS = frozenset(("pid", "name", "user", "where"))
 """Columns that are sorted with the least first."""
 ROLES = {"anon": "own", "shmem": "shared", "file": "cached", FILE_OR_SHMEM: "cached", "hugetlb": "dirty"}
@@ -204,10 +205,8 @@ class ProcessesPage(Page):
     def _value(self, line: ProcessLine) -> Any:
         """Return what a line has in the column that it is sorted by."""
         key = self.heading.sort
-        if key in SIZES or key == "bar":
-            return line.sizes["pss" if key == "bar" else key]
-        if key == "change":
-            return line.change
+        if key in (*SIZES, CHANGE, "bar"):
+            return line.whole["pss" if key == "bar" else key]
         if key == "pid":
             return -len(line.members) if line.is_group else line.pid
         if key == "spark":
@@ -319,7 +318,7 @@ class ProcessesPage(Page):
             why = ": needs CAP_SYS_PTRACE" if width >= WIDE else ""
             parts.append(([(f"{nr:,} hidden{why}", "unknown")], 2))
         if nr := unseen.get(UNANSWERED):
-            parts.append(([(f"{nr:,} do not answer", "unknown")], 2))
+            parts.append(([(f"{nr:,} without an answer", "unknown")], 2))
         if self.viewing.compared is not None and not self._is_compared:
             parts.append(([(NO_SNAPSHOT, "unknown")], 3))
         if self.shape != LIST:
