@@ -21,7 +21,7 @@ from mematlas.tui.process_lines import (
     words_of_kind,
 )
 from mematlas.tui.rows import Heading, RowList
-from mematlas.views.format import format_change, format_path, format_size, format_span
+from mematlas.views.format import format_change, format_path, format_size, format_span, shorten
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -284,8 +284,8 @@ class ProcessesPage(Page):
             lead = lead[: width // 4] + "~" + lead[len(lead) - width // 4 :]
         more = "" if line.is_group or len(line.members) == 1 else f" ({len(line.members):,})"
         room = max(width - len(lead) - len(more), 0)
-        row: Row = [(lead, "bar"), (name_cell(line.name, room), "title" if line.is_group else "text"), (more, "muted")]
-        return fitted(row, width)
+        name = shorten(format_path(line.name), room)
+        return fitted([(lead, "bar"), (name, "title" if line.is_group else "text"), (more, "muted")], width)
 
     # What they come to
 
