@@ -9,12 +9,13 @@ from mematlas.frozen import Record, Tabular, record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Any
 
     from mematlas.analysis.charge import Nearness
     from mematlas.analysis.file_parts import Part
     from mematlas.notes import Note
 
-    KeyOf = Callable[["ProcessUsage"], str | None]
+    KeyOf = Callable[[Any], str | None]
 
 BY = ("name", "exe", "user", "cgroup", "container", "pod", "unit", "tree")
 """What processes can have in common."""
@@ -270,4 +271,4 @@ KEY_OF: dict[str, KeyOf] = {
     "cgroup": lambda one: one.cgroup,
     **{name: in_some(name) for name in ("container", "pod", "unit")},
 }
-"""By each of `BY` but ``tree``: what tells the group of a process."""
+"""By each of `BY` but ``tree``: what tells the group of a process, of whatever has these attributes of one."""

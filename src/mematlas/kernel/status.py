@@ -131,7 +131,19 @@ LAYOUT_FIELDS = (23, 24, 25, *range(42, 49))
 
 def read_layout(process: ProcessDir) -> tuple[bytes, ...]:
     """Return where the parts of a process's program lie; see `parse_layout`."""
-    return parse_layout(process.procfs.ask(read_stat_whole, process))
+    return parse_layout(ask_stat(process))
+
+
+def ask_stat(process: ProcessDir) -> bytes:
+    """Return a stat file as who has our rights is shown it, be that a broker.
+
+    Raises:
+        ProcessGone: it has ended.
+    """
+    try:
+        return process.procfs.ask(read_stat_whole, process)
+    except ProcessLookupError:  # a broker has looked for it in vain
+        raise ProcessGone(process.pid) from None
 
 
 def read_stat_whole(process: ProcessDir) -> bytes:
@@ -271,10 +283,18 @@ def parse_memory_counters(data: bytes) -> MemoryCounters:
     >>> parse_memory_counters(b"Name:\tcat\nUid:\t0\t0\t0\t0\nVmRSS:\t     920 kB\n").rss
     942080
     """
+    return MemoryCounters(parse_user(data), *(amount_of(line_of(data, name), name) for name in COUNTERS))
+
+
+def parse_user(data: bytes) -> int | None:
+    r"""Return who runs a process, the real user, in a status file; None where it does not tell.
+
+    >>> parse_user(b"Name:\tcat\nUid:\t1000\t0\t0\t0\n")
+    1000
+    """
     from mematlas.kernel.rights import parse_id  # light commands need it not
 
-    user = parse_id(line_of(data, b"Uid").partition(b"\t")[0].decode("ascii", "replace"))
-    return MemoryCounters(user, *(amount_of(line_of(data, name), name) for name in COUNTERS))
+    return parse_id(line_of(data, b"Uid").partition(b"\t")[0].decode("ascii", "replace"))
 
 
 def line_of(data: bytes, name: bytes) -> bytes:
@@ -312,6 +332,11 @@ def is_kernel_thread(data: bytes) -> bool:
     Older kernels have no such line: False is "perhaps not".
     """
     return b"\nKthread:\t1\n" in data
+
+
+def has_parent(data: bytes) -> bool:
+    """Whether a status file tells the parent: one without names does not."""
+    return b"\nPPid:\t" in data
 
 
 def parse_parent(data: bytes) -> int:

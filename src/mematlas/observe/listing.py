@@ -28,13 +28,12 @@ from mematlas.frozen import record, replace
 from mematlas.kernel.aside import ask_aside
 from mematlas.kernel.cgroups import read_cgroups
 from mematlas.kernel.kconfig import AVERAGE_COUNTS, counts_are_averages
-from mematlas.kernel.rights import user_name
 from mematlas.kernel.smaps_rollup import RollupReader
 from mematlas.kernel.status import parse_memory_counters, parse_name, parse_parent, read_stat
-from mematlas.model.containers import place_of
 from mematlas.model.processes import ENDED, SKIPPED, Processes, named, reason
 from mematlas.model.stalls import hold_by_counters
 from mematlas.model.target import Target
+from mematlas.model.who import WhoFinder
 from mematlas.notes import Note, Notes
 
 TYPE_CHECKING = False
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from mematlas.analysis.listing import ProcessGroup
     from mematlas.kernel.procfs import ProcessDir, ProcFS
     from mematlas.kernel.status import MemoryCounters
-    from mematlas.model.containers import Place
     from mematlas.observe.process import Process
 
 NR_HELD = 512
@@ -525,11 +523,10 @@ def only_counters(counters: MemoryCounters) -> tuple[Any, ...]:
 
 
 class Rows:
-    """Makes rows. Users, and the places where processes run, are looked up once each."""
+    """Makes rows."""
 
     def __init__(self) -> None:
-        self._users: dict[int, str] = {}
-        self._places: dict[str, Place] = {}
+        self._finder = WhoFinder()
 
     def of(self, one: Seen) -> ProcessUsage:
         """Return the row of a process."""
@@ -538,18 +535,18 @@ class Rows:
         rss, pss, uss, swap, swap_pss, own_swap, thp, hugetlb, own_hugetlb, source, bounds, *parts = found
         swap_parts, hugetlb_parts = parts
         pss_low, pss_high, uss_low, uss_high = bounds or (pss, pss, uss, uss)
-        place = self._place(one.cgroup)
+        who = self._finder.of(one.parent, counters.uid, one.cgroup)
         return ProcessUsage(
             pid=one.dir.pid,
             name=one.name,
             start_time=one.start_time,
             parent=one.parent,
-            uid=counters.uid,
-            user=self._user(counters.uid),
-            cgroup=place.path if place else None,
-            container=place.container if place else None,
-            pod=place.pod if place else None,
-            unit=place.unit if place else None,
+            uid=who.uid,
+            user=who.user,
+            cgroup=who.cgroup,
+            container=who.container,
+            pod=who.pod,
+            unit=who.unit,
             exe=one.exe,
             rss=rss,
             pss=pss,
@@ -570,13 +567,3 @@ class Rows:
             uss_low=uss_low,
             uss_high=uss_high,
         )
-
-    def _user(self, uid: int | None) -> str | None:
-        if uid is not None and uid not in self._users:
-            self._users[uid] = user_name(uid)
-        return None if uid is None else self._users[uid]
-
-    def _place(self, cgroups: str | None) -> Place | None:
-        if cgroups is not None and cgroups not in self._places:
-            self._places[cgroups] = place_of(cgroups)
-        return None if cgroups is None else self._places[cgroups]

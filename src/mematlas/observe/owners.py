@@ -6,7 +6,7 @@ from mematlas.analysis.owners import Clues, find_owners, may_be_go
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.frozen import replace
 from mematlas.kernel.elf import is_of_go
-from mematlas.kernel.status import parse_data_end, read_stat_whole
+from mematlas.kernel.status import ask_stat, parse_data_end
 from mematlas.kernel.threads import Threads, read_threads
 from mematlas.model.address_space import EVERYTHING
 from mematlas.notes import Note, Notes
@@ -39,7 +39,7 @@ def with_owners(
         page_size=sources.page_size,
         pid=sources.dir.pid,
         threads=threads.threads,
-        data_end=parse_data_end(sources.procfs.ask(read_stat_whole, sources.dir)),
+        data_end=parse_data_end(ask_stat(sources.dir)),
         is_go=find_go(sources.dir, every),
     )
     owners = find_owners(every, clues)

@@ -109,3 +109,18 @@ def column(measure: str) -> str:
     if measure not in AMOUNTS:
         raise NotSupported(f"{measure} in recordings")
     return measure
+
+
+def amount_at(measure: str) -> str:
+    """Return what selects an amount of each process at a moment, with its PID and its start.
+
+    >>> amount_at("uss; DROP TABLE usage")
+    Traceback (most recent call last):
+    mematlas.errors.NotSupported: uss; DROP TABLE usage in recordings: not supported here
+    """
+    return (
+        f'SELECT pid, start_time, (SELECT "{column(measure)}" FROM usage WHERE usage.process = process.id'
+        " AND usage.moment <= ?1 ORDER BY usage.moment DESC LIMIT 1) FROM process"
+        " LEFT JOIN process_end ON process_end.process = process.id"
+        " WHERE process.moment <= ?1 AND (process_end.moment IS NULL OR process_end.moment > ?1) LIMIT ?2"
+    )

@@ -32,6 +32,7 @@ from mematlas.timeline.recorded_rows import (
     VMAS_AT,
     RecordedProcess,
     RecordedUsage,
+    amount_at,
     column,
     some_of,
     vma_of,
@@ -453,6 +454,14 @@ class Recording:
         ):
             raise FormatError(self.path, expected="how a process was read")
         return RecordedUsage(source, self._seconds(seconds), bool(torn), known, tuple(self._notes(process, moment, at)))
+
+    def amounts_at(self, measure: str, moments: Sequence[int]) -> dict[int, dict[tuple[int, int], int | None]]:
+        """Return an amount of each process at some moments, by the moment, the PID and the start."""
+        found: dict[int, dict[tuple[int, int], int | None]] = {}
+        for moment in dict.fromkeys(moments):
+            rows = self._stream(amount_at(measure), moment, MOST_PROCESSES)
+            found[moment] = {(pid, start): None if size is None else self._amount(size) for pid, start, size in rows}
+        return found
 
     # Files
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from _thread import allocate_lock
+from bisect import bisect_right
 from collections import deque
 
 from mematlas.analysis.counters import COUNTERS
@@ -17,6 +18,7 @@ from mematlas.analysis.results import Reading
 from mematlas.errors import BadInput, NotSupported, PermissionDenied, TargetNotFound
 from mematlas.frozen import Record, record, replace
 from mematlas.kernel.status import Faults
+from mematlas.model.who import NOT_KNOWN, WhoFinder
 from mematlas.notes import Note
 from mematlas.timeline.sampler import BUDGET, Cost, Sampler, Snapshot
 from mematlas.timeline.schema import FAULTS
@@ -36,10 +38,14 @@ if TYPE_CHECKING:
     from mematlas.analysis.results import VmaUsage
     from mematlas.analysis.translation import Translation
     from mematlas.arrays import NDArray, Words, np
+    from mematlas.model.who import Who
     from mematlas.timeline.held_pages import HeldPages
     from mematlas.timeline.recorded_rows import RecordedProcess
     from mematlas.timeline.recording import Recording
     from mematlas.timeline.watch import Watch
+
+    Amounts = dict[tuple[int, int], int | None]
+    """An amount of each process, by its PID and its start; None is "not known"."""
 
     class Moments(Protocol):
         """What is asked of a timeline, be it `LiveTimeline` or `RecordedTimeline`."""
@@ -56,6 +62,9 @@ if TYPE_CHECKING:
 
         def happened(self, after: float, last: float) -> Iterator[Happening]:
             """Yield what has happened after one time, and up to another."""
+
+        def amounts(self, measure: str, times: Sequence[float]) -> list[Amounts]:
+            """Return an amount of each process at some times; of a time before the first, of none."""
 
         def pages(self, seconds: float, pid: int) -> Sparse:
             """Return the pages of a process as they were at a time."""
@@ -74,6 +83,10 @@ KEEP = 600.0
 """Seconds that are held, where nobody says otherwise."""
 MOST_HELD = 2_000_000
 """Of all moments that are held: VMAs that have changed, of some 300 bytes each, and as much of anything else."""
+MOST_LAST = 4
+"""Moments of a recording that are held."""
+MOST_CGROUPS = 1 << 16
+"""Bytes of the cgroups of a process that are looked at: a path has 4,096 at the most, of some ten hierarchies."""
 PAGEMAP = "pagemap"
 WITH_PAGES, WITH_TABLES = "record --what pages", "record --what tables"
 MOST_TABLES = 1 << 20
@@ -168,12 +181,15 @@ def last_before(times: Sequence[float], seconds: float) -> int:
     Raises:
         TargetNotFound: there is none, or it is after the last.
     """
-    from bisect import bisect_right
-
     if not times or not times[0] <= seconds <= times[-1]:
         has = f"it holds {times[0]:.1f} s to {times[-1]:.1f} s" if times else "it holds nothing yet"
         raise TargetNotFound(f"{seconds:g} s is outside: {has}")
     return bisect_right(times, seconds) - 1
+
+
+def elapsed_of(moment: Snapshot[Look]) -> float:
+    """Return when a moment was."""
+    return moment.elapsed
 
 
 class LiveTimeline:
@@ -300,6 +316,17 @@ class LiveTimeline:
             found = [snapshot for snapshot, _ in self._moments if first <= snapshot.elapsed <= last]
         yield from found
 
+    def amounts(self, measure: str, times: Sequence[float]) -> list[Amounts]:
+        """Return an amount of each process at some times, such as its ``uss``; of a time before the first, of none."""
+        with self._lock:
+            moments = [snapshot for snapshot, _ in self._moments]
+        found = []
+        for seconds in times:
+            index = bisect_right(moments, seconds, key=elapsed_of)
+            seen = moments[index - 1].found.seen if index else ()
+            found.append({(one.pid, one.start_time): getattr(one.usage, measure) for one in seen})
+        return found
+
     def happened(self, after: float, last: float) -> Iterator[Happening]:
         """Yield what has happened after one time, and up to another."""
         for moment in self.between(after, last):
@@ -405,6 +432,9 @@ class RecordedTimeline:
         """When the moments are: seconds after the first."""
         self._last_pages: tuple[tuple[int, int], Sparse] | None = None
         """Of which process and moment pages were asked for last, and what they were."""
+        self._last: dict[int, Snapshot[Look]] = {}
+        """The moments that were asked for last, by their indexes: who draws them asks again."""
+        self._finder = WhoFinder(are_ours=False)
 
     def at(self, seconds: float) -> Snapshot[Look]:
         """Return the last moment at or before a time.
@@ -412,13 +442,28 @@ class RecordedTimeline:
         Raises:
             TargetNotFound: that is outside.
         """
-        return self._moment(last_before(self.times, seconds))
+        index = last_before(self.times, seconds)
+        moment = self._last.pop(index, None) or self._moment(index)
+        self._last[index] = moment
+        if len(self._last) > MOST_LAST:
+            del self._last[next(iter(self._last))]
+        return moment
 
     def between(self, first: float, last: float) -> Iterator[Snapshot[Look]]:
         """Yield the moments from one time to another, both included."""
         for index, elapsed in enumerate(self.times):
             if first <= elapsed <= last:
                 yield self._moment(index)
+
+    def amounts(self, measure: str, times: Sequence[float]) -> list[Amounts]:
+        """Return an amount of each process at some times, such as its ``uss``; of a time before the first, of none.
+
+        Raises:
+            NotSupported: no such amount is recorded.
+        """
+        moments = [self.recording.first + bisect_right(self.times, seconds) - 1 for seconds in times]
+        known = self.recording.amounts_at(measure, [one for one in moments if one >= self.recording.first])
+        return [known.get(moment, {}) for moment in moments]
 
     def happened(self, after: float, last: float) -> Iterator[Happening]:
         """Yield what has happened after one time, and up to another."""
@@ -518,7 +563,16 @@ class RecordedTimeline:
             usage=result_of(found.amounts, reading),
             faults=Faults(minor, major),
             vmas=vmas,
+            who=self._who(process, number),
         )
+
+    def _who(self, process: RecordedProcess, number: int) -> Who:
+        """Return who a process was, as far as its files tell that were recorded."""
+        if not self.recording.holds("pages"):
+            return NOT_KNOWN
+        status, cgroups = (self.recording.text_at(process, name, number) for name in ("status", "cgroup"))
+        text = None if cgroups is None else cgroups[:MOST_CGROUPS].decode("utf-8", "surrogateescape")
+        return self._finder.of_status(status or b"", text)
 
     def _happenings(self, first: int, last: int) -> Iterator[Happening]:
         for process, kind, text in self.recording.events(first, last):

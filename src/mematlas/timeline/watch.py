@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mematlas.analysis.listing import UNANSWERED
 from mematlas.errors import (
     FormatError,
     NoAddressSpace,
@@ -12,10 +13,12 @@ from mematlas.errors import (
 )
 from mematlas.frozen import record, replace
 from mematlas.kernel.aside import ask_aside, is_left_behind
-from mematlas.kernel.status import PROGRAM, parse_faults, parse_layout, read_layout, read_stat_whole
+from mematlas.kernel.status import PROGRAM, ask_stat, parse_faults, parse_layout, parse_stat, read_layout
 from mematlas.model.pagetables.room import TableRoom
+from mematlas.model.processes import REFUSED
 from mematlas.model.search import distinct, find
 from mematlas.model.target import Target, is_group
+from mematlas.model.who import NOT_KNOWN, WhoFinder
 from mematlas.notes import Note, Notes
 from mematlas.observe.accesses import Accesses
 from mematlas.observe.counters import read_counters
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from mematlas.analysis.results import Reading, UsageResult, VmaUsage
     from mematlas.kernel.procfs import ProcFS
     from mematlas.kernel.status import Faults
+    from mematlas.model.who import Who
     from mematlas.observe.captures import Redactor
     from mematlas.observe.following import Following
     from mematlas.observe.frames import Frames
@@ -68,7 +72,8 @@ MACHINE = "machine"
 SILENCE = 1.0
 """Seconds for which one of all processes may say nothing."""
 AGAIN = 30
-"""Looks after which those that were left out are looked at again: another process may have their number."""
+"""Looks after which those that were left out are looked at again: another process may have their number; and after
+which it is found out anew who a process is."""
 
 
 def with_what_it_needs(what: Collection[str]) -> frozenset[str]:
@@ -105,6 +110,8 @@ class Seen:
     """None unless they are watched."""
     files: Files | None = None
     """What a capture would hold besides; None unless single pages are watched, or page tables."""
+    who: Who = NOT_KNOWN
+    """As of up to `AGAIN` looks before; of a recording as far as it holds that."""
 
 
 @record
@@ -130,6 +137,9 @@ class Look:
     """What frames were used for; None unless that is watched."""
     cache: CacheResult | None = None
     """What the page cache had; None unless that is watched."""
+    unseen: dict[str, int] | None = None
+    """Of all processes, how many may not be looked at (``refused``), and how many did not answer (``unanswered``); None
+    where not all are watched, and of a recording."""
 
     @property
     def readings(self) -> Iterator[Reading]:
@@ -148,6 +158,8 @@ class Watched:
         """Whether its page tables can be read, as far as was tried."""
         self.layout = read_layout(process.dir)
         self.start_time = process.stat.start_time
+        self.who: Who | None = None
+        """None before the first look."""
 
     def happened(self, kind: str, text: str) -> Happening:
         """Return something that has happened to it."""
@@ -200,6 +212,9 @@ class Watch:
         self._frames: Frames | None = None
         self._left_out: set[int] = set()
         """Numbers of processes of the machine that have no memory, or may not be looked at."""
+        self._unseen: dict[int, str] = {}
+        """Those of them that have memory, each with why it is not seen."""
+        self._finder = WhoFinder(are_ours=procfs.live)
         try:
             if TABLES in self.what:
                 self._accesses.tables()
@@ -233,8 +248,13 @@ class Watch:
         """Watch all processes that there are now."""
         if self._nr_looks % AGAIN == 0:
             self._left_out.clear()
+        if self._silent and not is_left_behind():
+            self._forgive()
         known = {pid for pid, _ in self._watched} | self._left_out
-        for pid in self.procfs.pids():
+        there = self.procfs.pids()
+        still = {pid for pid in there if pid in self._left_out or self._unseen.get(pid) == UNANSWERED}
+        self._unseen = {pid: why for pid, why in self._unseen.items() if pid in still}
+        for pid in there:
             if pid in known:
                 continue
             try:
@@ -243,9 +263,18 @@ class Watch:
                 continue
             try:
                 self._take(target, MACHINE)
-            except (ProcessGone, TargetNotFound, NoAddressSpace, PermissionDenied):
+            except (ProcessGone, TargetNotFound, NoAddressSpace, PermissionDenied) as error:
                 target.close()
                 self._left_out.add(pid)
+                if isinstance(error, PermissionDenied):
+                    self._unseen[pid] = REFUSED
+
+    def _forgive(self) -> None:
+        """Let go of those that did not answer, once no thread waits for them: they are found again in time."""
+        for one in self._silent:
+            self._refused.discard((one.process.pid, one.start_time))
+            one.process.close()
+        self._silent.clear()
 
     def _find(self, text: str) -> None:
         """Find the processes of a target, and open those that are new."""
@@ -266,6 +295,7 @@ class Watch:
         process = Process(target.dir)
         process.sources.share(self._accesses)
         self._watched[key] = Watched(process, text, self._room, "pages" in self.what)
+        self._unseen.pop(process.pid, None)
 
     @property
     def label(self) -> str:
@@ -317,7 +347,13 @@ class Watch:
             elif isinstance(found, PermissionDenied) or one.process.dir.is_ending():
                 self._let_go(key, found, happenings)
             # else it has just started another program: that is seen at the next look
-        return Look(tuple(seen), tuple(happenings), read_counters(self.procfs), self._ram(), self._cache())
+        machine = read_counters(self.procfs), self._ram(), self._cache()
+        return Look(tuple(seen), tuple(happenings), *machine, self._nr_unseen() if self.everybody else None)
+
+    def _nr_unseen(self) -> dict[str, int]:
+        """Return how many of all processes are not seen, by the reason."""
+        reasons = list(self._unseen.values())
+        return {why: reasons.count(why) for why in (REFUSED, UNANSWERED)}
 
     def _ask_aside(self, watched: Sequence[tuple[tuple[int, int], Watched]]) -> list[Answer]:
         """Return how processes are, in order, up to one that does not answer; none where a thread waits for one yet."""
@@ -342,6 +378,7 @@ class Watch:
         self._silent.append(one)
         self._refused.add(key)
         self._left_out.add(key[0])
+        self._unseen[key[0]] = UNANSWERED
         happenings.append(one.happened(HIDDEN, f"process {key[0]} does not answer"))
 
     def _ram(self) -> FramesResult | None:
@@ -376,9 +413,10 @@ class Watch:
     def _see(self, one: Watched, happenings: list[Happening]) -> Seen:
         """Return how one process is now."""
         process = one.process
-        data = process.procfs.ask(read_stat_whole, process.dir)
+        data = ask_stat(process.dir)
         layout = parse_layout(data)
-        if is_other_program(one.layout, layout):
+        is_other = is_other_program(one.layout, layout)
+        if is_other:
             happenings.append(one.happened(EXEC, "started another program"))
         one.layout = layout
         recorder = self._recorder(process)
@@ -393,6 +431,10 @@ class Watch:
                 usage = replace(usage, reading=replace(usage.reading, notes=tuple(notes)))
         if TABLES in self.what:
             usage, files = self._with_tables(process, usage, files or Files({}, {}))
+        # They have their turns one after the other.
+        if one.who is None or is_other or (self._nr_looks + process.pid) % AGAIN == 0:
+            process.sources.stat = parse_stat(data)
+            one.who = self._finder.read(process.dir)
         seen = Seen(
             pid=process.pid,
             start_time=one.start_time,
@@ -402,6 +444,7 @@ class Watch:
             faults=parse_faults(data),
             vmas=vmas,
             files=files,
+            who=one.who,
         )
         return redacted(seen, self.redactor) if self.redactor else seen
 
@@ -480,6 +523,7 @@ class Watch:
             return
         if one.target == MACHINE and self.everybody:
             self._left_out.add(key[0])
+            self._unseen[key[0]] = REFUSED
         elif is_group(one.target):
             self._refused.add(key)
         elif not self._watched and self._nr_looks == 1:
@@ -523,7 +567,7 @@ def redacted(seen: Seen, redactor: Redactor) -> Seen:
     if vmas is not None:
         vmas = [replace(item, vma=replace(item.vma, path=redactor.redact_path(item.vma.path))) for item in vmas]
     usage = replace(seen.usage, reading=without_texts(seen.usage.reading))
-    return replace(seen, name=REDACTED, target=REDACTED, usage=usage, vmas=vmas)
+    return replace(seen, name=REDACTED, target=REDACTED, usage=usage, vmas=vmas, who=NOT_KNOWN)
 
 
 def is_other_program(before: tuple[bytes, ...], now: tuple[bytes, ...]) -> bool:

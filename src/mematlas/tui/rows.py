@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 else:
     Item, Generic = None, {None: object}
 
+UPWARD = ("▾", "▴")
+"""What stands before the heading that a list is sorted by: as it is most often wanted, and the other way round."""
 MOVES = {"up": -1, "k": -1, "down": 1, "j": 1}
 
 
@@ -121,7 +123,8 @@ class Heading:
         if key == "I":
             self.is_up = not self.is_up
         elif step:
-            self.sort = keys[(keys.index(self.sort) + step) % len(keys)]
+            here = keys.index(self.sort) if self.sort in keys else -step
+            self.sort = keys[(here + step) % len(keys)]
             self.is_up = False
         else:
             return False
@@ -139,9 +142,11 @@ class Heading:
         return False
 
     def draw(self) -> Row:
-        """Return the row of headings."""
+        """Return the row of headings, that which it is sorted by with which way, where there is room."""
         row: Row = []
         for key, heading, width, is_right in self.columns:
-            role = "title" if key == self.sort else "muted"
-            row += [(cell(heading, width, is_right), role), (" ", "text")]
-        return row
+            is_sorted = key == self.sort
+            if is_sorted and len(heading) < width:
+                heading = UPWARD[self.is_up] + heading
+            row += [(cell(heading, width, is_right), "title" if is_sorted else "muted"), (" ", "text")]
+        return row[:-1]

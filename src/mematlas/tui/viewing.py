@@ -127,17 +127,17 @@ class Viewing:
 
     def seen_before(self) -> Seen | None:
         """Return the same at the moment that it is compared with."""
-        if self.compared is None:
+        before = (self._of_focus(self.moment_compared(one)) for one in (self.closely, self.everybody))
+        return next(filter(None, before), None)
+
+    def moment_compared(self, timeline: Moments | None) -> Snapshot[Look] | None:
+        """Return the moment of a timeline that all is compared with; None where there is none, or none any more."""
+        if timeline is None or self.compared is None:
             return None
-        for timeline in (self.closely, self.everybody):
-            if timeline is None:
-                continue
-            try:
-                if found := self._of_focus(timeline.at(self.compared - self.shift(timeline))):
-                    return found
-            except TargetNotFound:
-                continue  # it does not reach back so far
-        return None
+        try:
+            return timeline.at(self.compared - self.shift(timeline))
+        except TargetNotFound:
+            return None  # it does not reach back so far
 
     def _of_focus(self, moment: Snapshot[Look] | None) -> Seen | None:
         if moment is None or self.focus is None:

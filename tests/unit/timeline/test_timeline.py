@@ -80,11 +80,19 @@ def test_what_was_recorded_answers_as_what_was_seen(seed: int, tmp_path: Path) -
         answer = [plain(timeline.at(time)) for time in times]
         answer += [plain(timeline.at((one + other) / 2)) for one, other in itertools.pairwise(times)]
         answer += [len(list(timeline.between(times[0], time))) for time in times]
+        answer += timeline.amounts("uss", [-1.0, *times, times[-1] + 1])
         found = changes(timeline, times[0], times[-1])
         answer += [[row.to_dict() for row in found.processes], found.counters]
         answer += [[one.pid for one in some] for some in (found.came, found.ended, found.happenings)]
         answers.append(answer)
     assert answers[0] == answers[1]
+
+
+def test_an_amount_that_is_not_recorded_is_refused(tmp_path: Path) -> None:
+    for timeline in both(looks_of(3), tmp_path):
+        if isinstance(timeline, RecordedTimeline):
+            with pytest.raises(NotSupported, match="weight in recordings"):
+                timeline.amounts("weight", [0.0])
 
 
 def test_what_changed_adds_up_to_what_was_and_is(tmp_path: Path) -> None:
