@@ -583,13 +583,20 @@ class Recording:
         self, process: RecordedProcess, measures: Sequence[str], most: int = MOST_POINTS
     ) -> tuple[list[float], dict[str, list[int | None]]]:
         """Return amounts of a process at its moments, of many moments at ``most``, by measure; and when these were."""
-        columns = ", ".join(f'"{column(measure)}"' for measure in measures)
-        sql = f"SELECT {columns} FROM usage WHERE process = ? AND moment <= ? ORDER BY moment DESC LIMIT 1"
         times: list[float] = []
         amounts: dict[str, list[int | None]] = {measure: [] for measure in measures}
         for moment in some_of(process.first, self.last_moment(process), most):
-            for row in self._rows(sql, process.number, moment):
+            if (row := self.amounts_at(process, measures, moment)) is not None:
                 times.append(self.elapsed(moment))
                 for measure, amount in zip(measures, row, strict=True):
-                    amounts[measure].append(None if amount is None else self._amount(amount))
+                    amounts[measure].append(amount)
         return times, amounts
+
+    def amounts_at(
+        self, process: RecordedProcess, measures: Sequence[str], moment: int
+    ) -> tuple[int | None, ...] | None:
+        """Return amounts of a process at a moment; None where it was not there yet."""
+        columns = ", ".join(f'"{column(measure)}"' for measure in measures)
+        sql = f"SELECT {columns} FROM usage WHERE process = ? AND moment <= ? ORDER BY moment DESC LIMIT 1"
+        rows = self._rows(sql, process.number, moment)
+        return tuple(None if amount is None else self._amount(amount) for amount in rows[0]) if rows else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from _thread import allocate_lock
+from bisect import bisect_right
 from collections import deque
 
 from mematlas.analysis.counters import COUNTERS
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from mematlas.timeline.recording import Recording
     from mematlas.timeline.watch import Watch
 
+    Who = tuple[int, int]
+    """The PID of a process, and when it was started."""
+
     class Moments(Protocol):
         """What is asked of a timeline, be it `LiveTimeline` or `RecordedTimeline`."""
 
@@ -56,6 +60,12 @@ if TYPE_CHECKING:
         def happened(self, after: float, last: float) -> Iterator[Happening]:
             """Yield what has happened after one time, and up to another."""
 
+        def series(self, who: Who, measures: Sequence[str], times: Sequence[float]) -> dict[str, list[int | None]]:
+            """Return amounts of a process at some times, by measure."""
+
+        def vmas(self, seconds: float, who: Who) -> list[VmaUsage] | None:
+            """Return the VMAs of a process as they were at a time."""
+
         def pages(self, seconds: float, pid: int) -> Sparse:
             """Return the pages of a process as they were at a time."""
 
@@ -69,6 +79,8 @@ MOST_HELD = 2_000_000
 """Of all moments that are held: VMAs that have changed, of some 300 bytes each, and as much of anything else."""
 PAGEMAP = "pagemap"
 WITH_PAGES = "record --what pages"
+MOST_KEPT = 4
+"""Moments of a recording that are kept once they were asked for: what is looked at, and what it is compared to."""
 OF_PROCESS = 7
 """What a process takes at a moment, be it as it was, in such amounts."""
 
@@ -157,12 +169,15 @@ def last_before(times: Sequence[float], seconds: float) -> int:
     Raises:
         TargetNotFound: there is none, or it is after the last.
     """
-    from bisect import bisect_right
-
     if not times or not times[0] <= seconds <= times[-1]:
         has = f"it holds {times[0]:.1f} s to {times[-1]:.1f} s" if times else "it holds nothing yet"
         raise TargetNotFound(f"{seconds:g} s is outside: {has}")
     return bisect_right(times, seconds) - 1
+
+
+def seen_of(moment: Snapshot[Look], who: Who) -> Seen | None:
+    """Return a process as it was at a moment; None where it was not there."""
+    return next((one for one in moment.found.seen if (one.pid, one.start_time) == who), None)
 
 
 class LiveTimeline:
@@ -286,6 +301,29 @@ class LiveTimeline:
             if moment.elapsed > after:
                 yield from moment.found.happenings
 
+    def series(self, who: Who, measures: Sequence[str], times: Sequence[float]) -> dict[str, list[int | None]]:
+        """Return amounts of a process at the last moments at or before some times, by measure.
+
+        None is what is not known, and what was when there was no such process, or no moment yet.
+        """
+        with self._lock:
+            moments = [snapshot for snapshot, _ in self._moments]
+        elapsed = [snapshot.elapsed for snapshot in moments]
+        places = [bisect_right(elapsed, at) for at in times]
+        found = [seen_of(moments[place - 1], who) if place else None for place in places]
+        return {name: [getattr(one.usage, name) if one else None for one in found] for name in measures}
+
+    def vmas(self, seconds: float, who: Who) -> list[VmaUsage] | None:
+        """Return the VMAs of a process as they were at a time; None where they are not watched, or it was not there.
+
+        What is the same list was the same at every moment in between that has it.
+
+        Raises:
+            TargetNotFound: that is before what is held, or after it.
+        """
+        one = seen_of(self.at(seconds), who)
+        return one.vmas if one else None
+
     def details(self, moment: Snapshot[Look], pid: int, address: int) -> Detail:
         """Return what an address of a process is just now: where, how page tables lead there, and who else has it.
 
@@ -351,6 +389,9 @@ class RecordedTimeline:
         """When the moments are: seconds after the first."""
         self._last_pages: tuple[tuple[int, int], Sparse] | None = None
         """Of which process and moment pages were asked for last, and what they were."""
+        self._last_moments: dict[int, Snapshot[Look]] = {}
+        """Those that were asked for last, by number: a screen asks for the same ones again and again."""
+        self._processes: dict[Who, list[RecordedProcess]] = {}
 
     def at(self, seconds: float) -> Snapshot[Look]:
         """Return the last moment at or before a time.
@@ -358,7 +399,12 @@ class RecordedTimeline:
         Raises:
             TargetNotFound: that is outside.
         """
-        return self._moment(last_before(self.times, seconds))
+        index = last_before(self.times, seconds)
+        moment = self._last_moments.pop(index, None) or self._moment(index)
+        self._last_moments[index] = moment
+        while len(self._last_moments) > MOST_KEPT:
+            del self._last_moments[next(iter(self._last_moments))]
+        return moment
 
     def between(self, first: float, last: float) -> Iterator[Snapshot[Look]]:
         """Yield the moments from one time to another, both included."""
@@ -399,6 +445,38 @@ class RecordedTimeline:
             TargetNotFound, NotSupported: as `pages` does.
         """
         return changes_of(self.pages(after, pid), self.pages(last, pid)).indexes
+
+    def series(self, who: Who, measures: Sequence[str], times: Sequence[float]) -> dict[str, list[int | None]]:
+        """Return amounts of a process at the last moments at or before some times, by measure.
+
+        None is what is not known, and what was when there was no such process, or no moment yet.
+        """
+        amounts: dict[str, list[int | None]] = {name: [] for name in measures}
+        for at in times:
+            number = self.recording.first + bisect_right(self.times, at) - 1
+            process = self._process_at(who, number)
+            row = self.recording.amounts_at(process, measures, number) if process else None
+            for name, amount in zip(measures, row or [None] * len(measures), strict=True):
+                amounts[name].append(amount)
+        return amounts
+
+    def vmas(self, seconds: float, who: Who) -> list[VmaUsage] | None:
+        """Return the VMAs of a process as they were at a time; None where they are not recorded, or it was not there.
+
+        Raises:
+            TargetNotFound: that is outside.
+        """
+        number = self.recording.first + last_before(self.times, seconds)
+        process = self._process_at(who, number) if self.recording.holds("vmas") else None
+        return self.recording.vmas_at(process, number) if process else None
+
+    def _process_at(self, who: Who, number: int) -> RecordedProcess | None:
+        """Return a process, if it was there at the moment of a number. One that was lost and found again is several."""
+        if not self._processes:
+            for process in self.recording.processes():
+                self._processes.setdefault((process.pid, process.start_time), []).append(process)
+        there = (one for one in self._processes.get(who, ()) if one.first <= number < (one.end or number + 1))
+        return next(there, None)
 
     def _moment(self, index: int) -> Snapshot[Look]:
         """Return a moment."""

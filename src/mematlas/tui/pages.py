@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mematlas.tui.processes import ProcessesPage
+from mematlas.tui.vmas import VmasPage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,4 +13,4 @@ if TYPE_CHECKING:
 
 def all_pages(viewing: Viewing) -> list[Page]:
     """Return the pages."""
-    return [ProcessesPage(viewing)]
+    return [ProcessesPage(viewing), VmasPage(viewing)]
