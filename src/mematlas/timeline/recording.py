@@ -416,19 +416,19 @@ class Recording:
         except (ValueError, RecursionError, TypeError):
             return False
 
-    def events(self, first: int, last: int) -> list[tuple[RecordedProcess | None, str, str]]:
-        """Return what has happened by the moments from one to another, with the process that it has happened to."""
+    def events(self, first: int, last: int) -> list[tuple[int, RecordedProcess | None, str, str]]:
+        """Return what has happened by the moments from one to another: at which, and to which process."""
         rows = self._rows(
-            "SELECT process, kind, text FROM event WHERE moment BETWEEN ? AND ? ORDER BY moment LIMIT ?",
+            "SELECT moment, process, kind, text FROM event WHERE moment BETWEEN ? AND ? ORDER BY moment LIMIT ?",
             first,
             last,
             MOST_PROCESSES,
         )
         processes = {one.number: one for one in self.processes()} if rows else {}
-        for _, kind, text in rows:
+        for _, _, kind, text in rows:
             if type(kind) is not str or type(text) is not str or max(len(kind), len(text)) > MOST_TEXT:
                 raise FormatError(self.path, expected="an event")
-        return [(processes.get(number), kind, text) for number, kind, text in rows]
+        return [(moment, processes.get(number), kind, text) for moment, number, kind, text in rows]
 
     def usage_at(self, process: RecordedProcess, moment: int) -> RecordedUsage | None:
         """Return what was known of a process at a moment; None where it was not there yet."""

@@ -66,6 +66,9 @@ if TYPE_CHECKING:
         def vmas(self, seconds: float, who: Who) -> list[VmaUsage] | None:
             """Return the VMAs of a process as they were at a time."""
 
+        def events(self, who: Who) -> list[tuple[float, Happening]]:
+            """Return what has happened to a process, and when."""
+
         def pages(self, seconds: float, pid: int) -> Sparse:
             """Return the pages of a process as they were at a time."""
 
@@ -324,6 +327,15 @@ class LiveTimeline:
         one = seen_of(self.at(seconds), who)
         return one.vmas if one else None
 
+    def events(self, who: Who) -> list[tuple[float, Happening]]:
+        """Return what has happened to a process as far back as is held, and when."""
+        return [
+            (moment.elapsed, one)
+            for moment in self.between(float("-inf"), float("inf"))
+            for one in moment.found.happenings
+            if (one.pid, one.start_time) == who
+        ]
+
     def details(self, moment: Snapshot[Look], pid: int, address: int) -> Detail:
         """Return what an address of a process is just now: where, how page tables lead there, and who else has it.
 
@@ -414,9 +426,9 @@ class RecordedTimeline:
 
     def happened(self, after: float, last: float) -> Iterator[Happening]:
         """Yield what has happened after one time, and up to another."""
-        numbers = [self.recording.first + index for index, at in enumerate(self.times) if after < at <= last]
-        if numbers:
-            yield from self._happenings(numbers[0], numbers[-1])
+        first, end = bisect_right(self.times, after), bisect_right(self.times, last)
+        if first < end:
+            yield from self._happenings(self.recording.first + first, self.recording.first + end - 1)
 
     def pages(self, seconds: float, pid: int) -> Sparse:
         """Return the pages of a process as they were at a time: entries of pagemap with our state bytes.
@@ -470,6 +482,14 @@ class RecordedTimeline:
         process = self._process_at(who, number) if self.recording.holds("vmas") else None
         return self.recording.vmas_at(process, number) if process else None
 
+    def events(self, who: Who) -> list[tuple[float, Happening]]:
+        """Return what has happened to a process in the recording, and when."""
+        return [
+            (self.recording.elapsed(moment), one)
+            for moment, one in self._dated(self.recording.first, self.recording.last)
+            if (one.pid, one.start_time) == who
+        ]
+
     def _process_at(self, who: Who, number: int) -> RecordedProcess | None:
         """Return a process, if it was there at the moment of a number. One that was lost and found again is several."""
         if not self._processes:
@@ -507,9 +527,13 @@ class RecordedTimeline:
         )
 
     def _happenings(self, first: int, last: int) -> Iterator[Happening]:
-        for process, kind, text in self.recording.events(first, last):
+        return (happening for _, happening in self._dated(first, last))
+
+    def _dated(self, first: int, last: int) -> Iterator[tuple[int, Happening]]:
+        """Yield what has happened by the moments from one to another, and at which."""
+        for moment, process, kind, text in self.recording.events(first, last):
             if process is not None:
-                yield Happening(process.pid, process.start_time, kind, text)
+                yield moment, Happening(process.pid, process.start_time, kind, text)
 
     def _ram(self, number: int) -> FramesResult | None:
         from mematlas.observe.recorded_ram import NAME, parse_ram

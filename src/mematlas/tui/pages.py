@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mematlas.tui.over_time import TimePage
 from mematlas.tui.processes import ProcessesPage
 from mematlas.tui.vmas import VmasPage
 
@@ -13,4 +14,4 @@ if TYPE_CHECKING:
 
 def all_pages(viewing: Viewing) -> list[Page]:
     """Return the pages."""
-    return [ProcessesPage(viewing), VmasPage(viewing)]
+    return [ProcessesPage(viewing), VmasPage(viewing), TimePage(viewing)]
