@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.int64]
 
 MEASURES = ("size", "rss", "pss", "uss", "swap", "nr_dirty", "nr_accessed")
-UNKNOWN = -1
+NOT_KNOWN = -1
 """What stands for an amount that is not known."""
 KIND, CODE = len(MEASURES), len(MEASURES) + 1
 """Rows of the table behind those of the amounts: the number of the kind, and that of the group."""
@@ -60,7 +60,7 @@ class VmaAmounts:
             return
         for row, measure in enumerate(MEASURES):
             values = [getattr(item, measure) for item in some]
-            self._table[row, places] = [UNKNOWN if value is None else value for value in values]
+            self._table[row, places] = [NOT_KNOWN if value is None else value for value in values]
         self._table[KIND, places] = [numbers[item.vma.kind] for item in some]
         if code_of is not None:
             self._table[CODE, places] = [code_of(item) for item in some]
@@ -70,7 +70,7 @@ class VmaAmounts:
         return len(self.vmas)
 
     def of(self, measure: str) -> Numbers:
-        """Return an amount of each VMA; `UNKNOWN` where it is not known."""
+        """Return an amount of each VMA; `NOT_KNOWN` where it is not known."""
         column: Numbers = self._table[MEASURES.index(measure)]
         return column
 

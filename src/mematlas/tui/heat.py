@@ -83,6 +83,11 @@ def shares_of(heat: Heat, mode: str, page_size: int) -> Table:
     return shares
 
 
+def is_use_known(heat: Heat) -> bool:
+    """Whether it is known of anything which pages were used."""
+    return bool((~np.isnan(heat.sums[ACCESSED]) & (heat.sums[SIZE] > 0)).any())
+
+
 def chosen(heat: Heat, shares: Table, mode: str, most: int) -> NDArray[np.int64]:
     """Return the places of the rows that matter, so many at the most: those that have, or have changed, the most."""
     if len(heat.rows) <= most:

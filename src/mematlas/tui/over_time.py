@@ -7,12 +7,13 @@ from bisect import bisect_right
 from mematlas.tui.bars import FILLS
 from mematlas.tui.curves import CURVES, column, height_of, layers_of, runs
 from mematlas.tui.drawing import cell, fitted, name_cell, sentence, width_of_row
-from mematlas.tui.heat import MODES, RSS, SWAP, chosen, heat_of, legend_of, shaded, shares_of
+from mematlas.tui.heat import MODES, RSS, SWAP, chosen, heat_of, is_use_known, legend_of, shaded, shares_of
 from mematlas.tui.page import Page
 from mematlas.tui.samples import Samples
 from mematlas.tui.time_axis import TimeAxis
 from mematlas.tui.waiting import why_no_process
 from mematlas.views.format import format_seconds, format_size, number_of
+from mematlas.views.picture import SHARED_ANON
 from mematlas.views.tracks import NO_VMA, NOT_ACCESSED
 
 TYPE_CHECKING = False
@@ -40,8 +41,6 @@ MOST_CURVE = 14
 LETTERS = {"exec": "E", "exit": "X", "hidden": "H", "held": "C"}
 DELETED = " (deleted)"
 """What the kernel writes behind the path of a file that has none any more."""
-UNNAMED = "/dev/zero (deleted)"
-"""What shared memory without a file is called (mm/shmem.c, shmem_zero_setup())."""
 WITH_KIND = 18
 """Columns from which on a label has room for the kind and an address."""
 FAR = 10
@@ -237,7 +236,7 @@ class TimePage(Page):
             return self._no_vmas(width, height)
         heat = heat_of([samples.fold(moment) for moment in moments])
         shares = shares_of(heat, self.mode, self.viewing.page_size)
-        if self.mode == "accessed" and len(heat.rows) and bool((shares != shares).all()):
+        if self.mode == "accessed" and not is_use_known(heat):
             return [[], [(" " + NOT_ACCESSED, "muted")], [(" v shows something else", "muted")]]
         most = height - 1
         places = chosen(heat, shares, self.mode, most if len(heat.rows) <= most else most - 1)
@@ -457,6 +456,6 @@ def label_of(key: RowKey, start: int, with_kind: bool = True) -> str:
     ('libc.so.6', 'shmem 7f0000001000')
     """
     kind, path, _ = key
-    if path and path != UNNAMED:
+    if path and path != SHARED_ANON:
         return path.removesuffix(DELETED).rsplit("/", 1)[-1] or path
     return f"{kind} {start:x}" if with_kind else f"{start:x}"

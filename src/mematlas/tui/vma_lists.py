@@ -7,6 +7,7 @@ from mematlas.analysis.vma_amounts import VmaAmounts, VmaChanges
 from mematlas.arrays import np
 from mematlas.frozen import record, replace
 from mematlas.kernel.maps import KINDS
+from mematlas.views.picture import SHARED_ANON
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ TEXTS: dict[str, Callable[[VmaUsage], Any]] = {
 }
 """What lines are sorted by besides amounts."""
 GONE = "gone"
+SHARED = "shared anon"
+"""What shared memory without a file is called, in place of what the kernel says."""
 
 
 @record
@@ -128,7 +131,7 @@ class VmaList:
         if place is None:
             change = None if item.rss is None else -item.rss
         return Line(
-            name=item.path or item.kind,
+            name=SHARED if item.path == SHARED_ANON else item.path or item.kind,
             kind=item.kind,
             perms=item.perms,
             start=item.start,

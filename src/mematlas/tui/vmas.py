@@ -51,7 +51,7 @@ OF_KINDS = (
 KIND_WIDTH = 9
 LEAST_BAR, MOST_BAR, MOST_NAME = 8, 32, 48
 GROUPS = ("", "path", "kind")
-NOT_SORTED_BY = ("nr",)
+LEAST_NAME = 4
 
 
 class VmasPage(Page):
@@ -89,6 +89,8 @@ class VmasPage(Page):
             return sentence(why_no_vmas(viewing, seen), width, height)
         before, seconds = self._earlier(seen.vmas)
         found = self._list_of(seen.vmas, before)
+        if self.heading.sort in self._left_out():
+            self.heading.sort = "held"
         self._put(found)
         rows: list[Row] = [fitted(self._title(seen, found, width), width)] if height > 3 else []
         rows += self._kinds(found, width, (height - 8) // 2)
@@ -211,23 +213,25 @@ class VmasPage(Page):
 
     def _columns(self, found: VmaList, width: int, seconds: float) -> tuple[list[Column], int]:
         """Return the columns that there is room for, and how wide the bar is."""
-        are_groups = bool(self.by) and self.within is None
-        left_out = {"start", "end", "perms"} if are_groups else {"nr"}
-        wanted = [column for column in COLUMNS if column[0] not in left_out]
+        wanted = [column for column in COLUMNS if column[0] not in self._left_out()]
         room = width - 1
         kept: list[str] = []
         unknown = {key for key in ("dirty", "pss", "uss", "swap") if getattr(found.by_kind()[1], key) is None}
 
         def rank(column: tuple[str, str, int, bool, int]) -> tuple[bool, bool, int]:
-            return column[0] not in (self.heading.sort, "name"), column[0] in unknown, column[4]
+            return column[0] != self.heading.sort, column[0] in unknown, column[4]
 
         for column in sorted(wanted, key=rank):
             if column[2] + 1 <= room or not kept:
                 kept.append(column[0])
                 room -= column[2] + 1
-        room = max(room, 0)
-        more_of_name = min(room // 2, MOST_NAME)
-        more_of_bar = min(room - more_of_name, MOST_BAR - LEAST_BAR) if "held" in kept else 0
+            elif column[0] == "name" and room > LEAST_NAME:
+                kept.append("name")
+                room -= column[2] + 1
+                break
+        more_of_bar = 0
+        if room > 0 and "held" in kept:
+            more_of_bar = min(room - min(room // 2, MOST_NAME), MOST_BAR - LEAST_BAR)
         more_of_name = room - more_of_bar
         bar_width = LEAST_BAR + more_of_bar
         titles = {"held": scale_text(self._most, bar_width).strip(), "change": self._since(seconds)}
@@ -238,6 +242,10 @@ class VmasPage(Page):
             if key in kept
         ]
         return columns, bar_width
+
+    def _left_out(self) -> tuple[str, ...]:
+        """Return the columns that say nothing of what is listed."""
+        return ("start", "end", "perms") if self.by and self.within is None else ("nr",)
 
     def _since(self, seconds: float) -> str:
         """Return the heading of how much has changed."""
@@ -285,10 +293,8 @@ class VmasPage(Page):
             return self._back()
         elif key == "g":
             self.by, self.within = GROUPS[(GROUPS.index(self.by) + 1) % len(GROUPS)], None
-        elif not self.heading.press(key):
-            return False
-        elif self.heading.sort in NOT_SORTED_BY:
-            self.heading.press(key)
+        else:
+            return bool(self.heading.columns) and self.heading.press(key)
         return True
 
     def _point(self) -> None:
