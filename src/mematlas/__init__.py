@@ -65,7 +65,8 @@ NAMES = {
     "timeline.recorded_rows": "RecordedProcess",
     "timeline.recording": "Recording",
     "timeline.sampler": "Cost Sampler Snapshot",
-    "timeline.timeline": "Changes Detail LiveTimeline RecordedTimeline changes",
+    "timeline.recorded_timeline": "RecordedTimeline",
+    "timeline.timeline": "Changes Detail LiveTimeline changes",
     "timeline.watch": "Watch",
     "version": "__version__",
 }
@@ -198,6 +199,7 @@ if TYPE_CHECKING:
     from mematlas.timeline.check import CheckResult as CheckResult
     from mematlas.timeline.check import check as check
     from mematlas.timeline.recorded_rows import RecordedProcess as RecordedProcess
+    from mematlas.timeline.recorded_timeline import RecordedTimeline as RecordedTimeline
     from mematlas.timeline.recording import Recording as Recording
     from mematlas.timeline.sampler import Cost as Cost
     from mematlas.timeline.sampler import Sampler as Sampler
@@ -205,7 +207,6 @@ if TYPE_CHECKING:
     from mematlas.timeline.timeline import Changes as Changes
     from mematlas.timeline.timeline import Detail as Detail
     from mematlas.timeline.timeline import LiveTimeline as LiveTimeline
-    from mematlas.timeline.timeline import RecordedTimeline as RecordedTimeline
     from mematlas.timeline.timeline import changes as changes
     from mematlas.timeline.watch import Watch as Watch
     from mematlas.version import __version__ as __version__

@@ -84,7 +84,8 @@ def test_amounts_at_each_moment_add_up_by_vma(path: Path) -> None:
         mematlas("record", running.pid, "-o", path, "-d", "2s", *FAST)
     with Recording(str(path)) as recording:
         (process,) = recording.processes()
-        times, amounts = recording.series(process, "rss")
+        times, series = recording.several_series(process, ("rss",))
+        amounts = series["rss"]
         sums = [
             sum(item.rss or 0 for item in recording.vmas_at(process, moment)) for moment in range(1, len(times) + 1)
         ]

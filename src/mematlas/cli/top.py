@@ -128,8 +128,8 @@ def of_now(word: str, args: Namespace, session: Session) -> int:
 def of_recording(path: str, args: Namespace, session: Session) -> int:
     """Show a recording; return the exit code."""
     from mematlas.cli.opening import open_recording
+    from mematlas.timeline.recorded_timeline import RecordedTimeline
     from mematlas.timeline.recording_files import RecordingFiles
-    from mematlas.timeline.timeline import RecordedTimeline
 
     with open_recording(RecordingFiles(path), set(), session) as recording:
         viewing = viewing_of(session)

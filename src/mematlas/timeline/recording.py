@@ -418,19 +418,19 @@ class Recording:
         except (ValueError, RecursionError, TypeError):
             return False
 
-    def events(self, first: int, last: int) -> list[tuple[RecordedProcess | None, str, str]]:
-        """Return what has happened by the moments from one to another, with the process that it has happened to."""
+    def events(self, first: int, last: int) -> list[tuple[int, RecordedProcess | None, str, str]]:
+        """Return what has happened by the moments from one to another: at which, and to which process."""
         rows = self._rows(
-            "SELECT process, kind, text FROM event WHERE moment BETWEEN ? AND ? ORDER BY moment LIMIT ?",
+            "SELECT moment, process, kind, text FROM event WHERE moment BETWEEN ? AND ? ORDER BY moment LIMIT ?",
             first,
             last,
             MOST_PROCESSES,
         )
         processes = {one.number: one for one in self.processes()} if rows else {}
-        for _, kind, text in rows:
+        for _, _, kind, text in rows:
             if type(kind) is not str or type(text) is not str or max(len(kind), len(text)) > MOST_TEXT:
                 raise FormatError(self.path, expected="an event")
-        return [(processes.get(number), kind, text) for number, kind, text in rows]
+        return [(moment, processes.get(number), kind, text) for moment, number, kind, text in rows]
 
     def usage_at(self, process: RecordedProcess, moment: int) -> RecordedUsage | None:
         """Return what was known of a process at a moment; None where it was not there yet."""
@@ -593,22 +593,22 @@ class Recording:
                 raise FormatError(self.path, expected="a note")
             yield Note.again(code, text)
 
-    def series(self, process: RecordedProcess, measure: str) -> tuple[list[float], list[int | None]]:
-        """Return the amounts of a process at its moments, of many moments at some, and when these were."""
-        times, amounts = self.several_series(process, (measure,))
-        return times, amounts[measure]
-
     def several_series(
         self, process: RecordedProcess, measures: Sequence[str], most: int = MOST_POINTS
     ) -> tuple[list[float], dict[str, list[int | None]]]:
         """Return amounts of a process at its moments, of many moments at ``most``, by measure; and when these were."""
-        columns = ", ".join(f'"{column(measure)}"' for measure in measures)
-        sql = f"SELECT {columns} FROM usage WHERE process = ? AND moment <= ? ORDER BY moment DESC LIMIT 1"
         times: list[float] = []
         amounts: dict[str, list[int | None]] = {measure: [] for measure in measures}
         for moment in some_of(process.first, self.last_moment(process), most):
-            for row in self._rows(sql, process.number, moment):
+            if (row := self.row_at(process, measures, moment)) is not None:
                 times.append(self.elapsed(moment))
                 for measure, amount in zip(measures, row, strict=True):
-                    amounts[measure].append(None if amount is None else self._amount(amount))
+                    amounts[measure].append(amount)
         return times, amounts
+
+    def row_at(self, process: RecordedProcess, measures: Sequence[str], moment: int) -> tuple[int | None, ...] | None:
+        """Return amounts of a process at a moment; None where it was not there yet."""
+        columns = ", ".join(f'"{column(measure)}"' for measure in measures)
+        sql = f"SELECT {columns} FROM usage WHERE process = ? AND moment <= ? ORDER BY moment DESC LIMIT 1"
+        rows = self._rows(sql, process.number, moment)
+        return tuple(None if amount is None else self._amount(amount) for amount in rows[0]) if rows else None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from mematlas.tui.map import MapPage
+from mematlas.tui.over_time import TimePage
 from mematlas.tui.processes import ProcessesPage
 from mematlas.tui.ram import RamPage
 from mematlas.tui.tables import TablesPage
+from mematlas.tui.vmas import VmasPage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,4 +17,5 @@ if TYPE_CHECKING:
 
 def all_pages(viewing: Viewing) -> list[Page]:
     """Return the pages."""
-    return [ProcessesPage(viewing), MapPage(viewing), TablesPage(viewing), RamPage(viewing)]
+    kinds = (ProcessesPage, MapPage, VmasPage, TimePage, TablesPage, RamPage)
+    return [kind(viewing) for kind in kinds]

@@ -45,8 +45,8 @@ def test_a_moment_is_what_it_was_whatever_happened_before(seed: int, tmp_path: P
                 assert recording.vmas_at(process, moment) == [
                     as_utf8(item) for item in history.moments[moment - 1][process.pid]
                 ]
-            times, amounts = recording.series(process, "uss")
-            assert amounts == [len(history.moments[int(time)][process.pid]) for time in times]
+            times, series = recording.several_series(process, ("uss",))
+            assert series["uss"] == [len(history.moments[int(time)][process.pid]) for time in times]
     assert [sorted(moment) for moment in found] == [sorted(moment) for moment in history.moments]
 
 

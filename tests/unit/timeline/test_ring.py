@@ -153,7 +153,9 @@ def test_times_are_after_the_first_moment_that_is_there(tmp_path: Path) -> None:
         assert (recording.began, recording.elapsed(first)) == (1e9 + first - 1, 0.0)
         assert [recording.moment_at(seconds) for seconds in (0, 3.2, recording.seconds)] == [first, first + 3, last]
         assert (story.began, story.peak_at) == (0.0, recording.peak_rss(story.process)[1])  # type: ignore[index]
-        assert recording.series(story.process, "uss")[0] == [float(number) for number in range(recording.nr_moments)]
+        assert recording.several_series(story.process, ("uss",))[0] == [
+            float(number) for number in range(recording.nr_moments)
+        ]
         with pytest.raises(TargetNotFound, match=f"is {recording.seconds:.1f} s long"):
             recording.moment_at(99)
         lines = list(summary_table(summary).lines(width=80))

@@ -16,9 +16,10 @@ from mematlas.frozen import replace
 from mematlas.kernel.procfs import ProcFS
 from mematlas.timeline import timeline as module
 from mematlas.timeline.encoding import Encoder
+from mematlas.timeline.recorded_timeline import RecordedTimeline
 from mematlas.timeline.recording import Recording
 from mematlas.timeline.sampler import Cost, Snapshot
-from mematlas.timeline.timeline import LiveTimeline, RecordedTimeline, changes
+from mematlas.timeline.timeline import LiveTimeline, changes, seen_of
 from mematlas.timeline.watch import EXIT, Happening, Look, Watch
 
 
@@ -163,3 +164,37 @@ def test_details_are_of_the_last_moment_alone() -> None:
             live.details(first, os.getpid(), address)
         with pytest.raises(TargetNotFound):
             live.details(last, 1 << 22, address)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_amounts_and_vmas_at_many_times_are_those_of_the_moments(seed: int, tmp_path: Path) -> None:
+    for timeline in both(looks_of(seed), tmp_path):
+        moments = [timeline.at(at) for at in timeline.times]
+        for who in {(one.pid, one.start_time) for moment in moments for one in moment.found.seen}:
+            there = [seen_of(moment, who) for moment in moments]
+            series = timeline.series(who, ("rss", "uss"), [-1.0, *timeline.times, 1e9])
+            assert series["rss"][1:-1] == [one.usage.rss if one else None for one in there]
+            assert series["uss"][1:-1] == [one.usage.uss if one else None for one in there]
+            assert series["rss"][0] is None
+            assert series["rss"][-1] == series["rss"][-2]
+            found = [timeline.vmas(at, who) for at in timeline.times]
+            assert found == [one.vmas if one else None for one in there]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_has_happened_to_a_process_has_its_time(seed: int, tmp_path: Path) -> None:
+    for timeline in both(looks_of(seed), tmp_path):
+        moments = [timeline.at(at) for at in timeline.times]
+        every = [(moment.elapsed, one) for moment in moments for one in moment.found.happenings]
+        for who in {(one.pid, one.start_time) for _, one in every}:
+            assert timeline.events(who) == [(at, one) for at, one in every if (one.pid, one.start_time) == who]
+
+
+def test_moments_of_a_recording_that_were_asked_for_last_are_kept(tmp_path: Path) -> None:
+    _, timeline = itertools.islice(timelines := both(looks_of(2), tmp_path), 2)
+    assert isinstance(timeline, RecordedTimeline)
+    assert timeline.at(timeline.times[0]) is timeline.at(timeline.times[0])
+    for at in timeline.times:
+        timeline.at(at)
+    assert len(timeline._last_moments) <= module.MOST_KEPT
+    assert list(timelines) == []

@@ -14,9 +14,10 @@ from mematlas.errors import FormatError
 from mematlas.frozen import replace
 from mematlas.model.who import NOT_KNOWN, Who, WhoFinder
 from mematlas.timeline.encoding import Encoder
+from mematlas.timeline.recorded_timeline import RecordedTimeline
 from mematlas.timeline.recording import Recording
 from mematlas.timeline.sampler import Cost, Snapshot
-from mematlas.timeline.timeline import LiveTimeline, RecordedTimeline
+from mematlas.timeline.timeline import LiveTimeline
 from mematlas.timeline.watch import Files, Look, Seen
 from mematlas.tui.past import Past
 from mematlas.tui.process_lines import what_of, words_of_kind
