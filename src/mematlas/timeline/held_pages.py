@@ -9,7 +9,7 @@ from collections import deque
 
 from mematlas.arrays import np
 from mematlas.frozen import record
-from mematlas.timeline.words import Followed, Sparse, changed, changes, empty, found_in
+from mematlas.timeline.words import Followed, Sparse, changed, changes, empty, found_in, last_of_each
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ class HeldPages:
         """Of the last look at a process that is followed."""
         self._steps: deque[PagesStep] = deque()
         self._nr_held = 0
+        self._last_changed: tuple[float, Words, NDArray[np.float64]] | None = None
+        """Up to when, which pages have changed, and when last: what was asked last."""
 
     def add(self, elapsed: float, words: Sparse | Followed) -> None:
         """Take in what a look has found."""
@@ -106,16 +108,15 @@ class HeldPages:
 
     def changed_at(self, last: float) -> tuple[Words, NDArray[np.float64]]:
         """Return which pages have changed since the first look that is held, up to a time, ascending, and when last."""
-        pages = np.zeros(0, np.uint64)
-        times = np.zeros(0, np.float64)
-        for step in list(self._steps)[1:]:
-            if step.elapsed > last or not len(step.before):
-                continue
-            is_there, _ = found_in(pages, step.before.indexes)
-            pages = np.concatenate((pages[~is_there], step.before.indexes))
-            times = np.concatenate((times[~is_there], np.full(len(step.before), step.elapsed)))
-            order = np.argsort(pages, kind="stable")
-            pages, times = pages[order], times[order]
+        known = self._last_changed
+        after = known[0] if known and known[0] <= last else -np.inf
+        parts = [(step.before.indexes, step.elapsed) for step in list(self._steps)[1:] if after < step.elapsed <= last]
+        pages, times = last_of_each([(known[1], known[2]), *parts] if known and known[0] <= last else parts)
+        first = self.first
+        if len(times) and first is not None and times.min() <= first:
+            kept = times > first
+            pages, times = pages[kept], times[kept]
+        self._last_changed = last, pages, times
         return pages, times
 
 

@@ -49,13 +49,14 @@ from mematlas.timeline.schema import (
     unsigned,
 )
 from mematlas.timeline.watch import HELD, TABLES
-from mematlas.timeline.words import changed, empty, together, unpack
+from mematlas.timeline.words import changed, changes, empty, together, unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any, Self
 
+    from mematlas.arrays import Words
     from mematlas.timeline.words import Sparse
 
 MOST_SECONDS = 1e11
@@ -516,6 +517,15 @@ class Recording:
             whole, delta = (found, delta) if before is None else (whole, together(delta, found))
             before = at
         return changed(whole, delta)
+
+    def changed_words(self, process: RecordedProcess, name: str, after: int, last: int) -> Iterator[tuple[int, Words]]:
+        """Yield at which moments after one, and up to another, words of a file have changed, and where."""
+        sql = "SELECT moment, base FROM file WHERE process = ? AND name = ? AND part = 0 AND moment > ? AND moment <= ?"
+        for moment, base in self._rows(f"{sql} ORDER BY moment", process.number, name, after, last):
+            if base is not None:
+                yield moment, unpack(self._data(process.number, name, moment)).indexes
+            elif before := self.words_at(process, name, moment - 1):
+                yield moment, changes(before, unpack(self._data(process.number, name, moment))).indexes
 
     def _data(self, number: int, name: str, moment: int) -> bytes:
         """Return what was recorded of a file, of the process of a number, at a moment."""

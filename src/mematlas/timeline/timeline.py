@@ -21,7 +21,7 @@ from mematlas.notes import Note
 from mematlas.timeline.sampler import BUDGET, Cost, Sampler, Snapshot
 from mematlas.timeline.schema import FAULTS
 from mematlas.timeline.watch import Happening, Look, Seen
-from mematlas.timeline.words import Sparse
+from mematlas.timeline.words import Sparse, last_of_each
 from mematlas.timeline.words import changes as changes_of
 
 TYPE_CHECKING = False
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mematlas.analysis.pagetables.results import MappedTables, RawTable, SummaryResult, WalkedAddress
     from mematlas.analysis.results import VmaUsage
     from mematlas.analysis.translation import Translation
-    from mematlas.arrays import Words
+    from mematlas.arrays import NDArray, Words, np
     from mematlas.timeline.held_pages import HeldPages
     from mematlas.timeline.recorded_rows import RecordedProcess
     from mematlas.timeline.recording import Recording
@@ -66,6 +66,9 @@ if TYPE_CHECKING:
         def tables_at(self, seconds: float, pid: int) -> SummaryResult:
             """Return how many page tables a process had at a time, and what they mapped."""
 
+        def changed_at(self, pid: int, last: float) -> tuple[Words, NDArray[np.float64]]:
+            """Return which pages of a process have changed up to a time, ascending, and when last."""
+
 
 KEEP = 600.0
 """Seconds that are held, where nobody says otherwise."""
@@ -75,6 +78,8 @@ PAGEMAP = "pagemap"
 WITH_PAGES, WITH_TABLES = "record --what pages", "record --what tables"
 MOST_TABLES = 1 << 20
 """Of the last level that are looked at: 4 TiB of memory in full tables, and 80 MB of columns."""
+MOST_LOOKED_BACK = 128
+"""Moments of a recording in which is looked for when pages have changed last."""
 OF_PROCESS = 7
 """What a process takes at a moment, be it as it was, in such amounts."""
 
@@ -258,6 +263,15 @@ class LiveTimeline:
             NotSupported: as `pages` does.
         """
         return self.held_pages(pid).changed(after, last)
+
+    def changed_at(self, pid: int, last: float) -> tuple[Words, NDArray[np.float64]]:
+        """Return which pages of a process have changed since the first look that is held, up to a time, ascending, and
+        when last.
+
+        Raises:
+            NotSupported: as `pages` does.
+        """
+        return self.held_pages(pid).changed_at(last)
 
     def held_pages(self, pid: int) -> HeldPages:
         """Return the pages of a process, as far back as they are held.
@@ -454,6 +468,23 @@ class RecordedTimeline:
             if process.pid == pid and (text := self.recording.text_at(process, NAME, number)) is not None:
                 return parse_tables(text)
         raise NotSupported(f"page tables of process {pid}", WITH_TABLES)
+
+    def changed_at(self, pid: int, last: float) -> tuple[Words, NDArray[np.float64]]:
+        """Return which pages of a process have changed up to a time, ascending, and when last: of so many moments back.
+
+        Raises:
+            TargetNotFound, NotSupported: as `pages` does.
+        """
+        end = last_before(self.times, last)
+        number = self.recording.first + end
+        self.pages(last, pid)
+        process = next(one for one in self.recording.processes_at(number) if one.pid == pid)
+        after = max(number - MOST_LOOKED_BACK, self.recording.first)
+        parts = [
+            (pages, self.times[moment - self.recording.first])
+            for moment, pages in self.recording.changed_words(process, PAGEMAP, after, number)
+        ]
+        return last_of_each(parts)
 
     def _moment(self, index: int) -> Snapshot[Look]:
         """Return a moment."""

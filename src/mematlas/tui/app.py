@@ -13,7 +13,7 @@ from mematlas.errors import Error, NotSupported
 from mematlas.tui.colours import Colours
 from mematlas.tui.frame import FOOT, HEAD, Status, foot_row, machine_row, tabs_row
 from mematlas.tui.help import HelpPage
-from mematlas.tui.looking import Looker, last_moment
+from mematlas.tui.looking import Looker
 from mematlas.tui.stage import RowStage
 
 TYPE_CHECKING = False
@@ -278,6 +278,8 @@ class Top(App[int]):
             self._said_at = time.monotonic()
         self.watch_what_is_needed()
         self.draw()
+        if self.page.rests:
+            self.set_timer(self.page.rests, self.draw)
 
     def press(self, key: str) -> None:
         """Do what a key means on every page."""
@@ -407,8 +409,3 @@ class Top(App[int]):
     def _wheel(self, x: int, y: int, step: int) -> None:
         (self.sheet or self.page).wheel(x, y - HEAD, step)
         self.draw()
-
-
-def detail_of(pid: int, address: int) -> Callable[[Any], Any]:
-    """Return what asks for all that is to be known of an address just now."""
-    return lambda timeline: timeline.details(last_moment(timeline), pid, address)

@@ -134,3 +134,8 @@ def thread_seconds() -> float:
 def last_moment(timeline: LiveTimeline) -> Snapshot[Look]:
     """Return the newest moment."""
     return timeline.at(timeline.times[-1])
+
+
+def detail_of(pid: int, address: int) -> Question:
+    """Return what asks for all that is to be known of an address just now."""
+    return lambda timeline: timeline.details(last_moment(timeline), pid, address)

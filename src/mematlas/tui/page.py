@@ -18,6 +18,8 @@ class Page:
     """Its own keys, each with what it does: for the line below it, and for help."""
     needs = ""
     """What has to be watched while it is seen: ``everybody``, ``closely``, ``machine``, with blanks between them."""
+    rests = 0.0
+    """Seconds after a key or a click after which it wants to be drawn again; 0 for never."""
 
     def __init__(self, viewing: Viewing) -> None:
         self.viewing = viewing

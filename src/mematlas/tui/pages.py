@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mematlas.tui.map import MapPage
 from mematlas.tui.processes import ProcessesPage
 from mematlas.tui.ram import RamPage
 from mematlas.tui.tables import TablesPage
@@ -14,4 +15,4 @@ if TYPE_CHECKING:
 
 def all_pages(viewing: Viewing) -> list[Page]:
     """Return the pages."""
-    return [ProcessesPage(viewing), TablesPage(viewing), RamPage(viewing)]
+    return [ProcessesPage(viewing), MapPage(viewing), TablesPage(viewing), RamPage(viewing)]

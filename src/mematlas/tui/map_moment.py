@@ -1,0 +1,159 @@
+"""One process at one moment as the map needs it: its VMAs as arrays, its pages, what has changed, made once."""
+
+from __future__ import annotations
+
+from mematlas.analysis.page_cells import CellCounts, class_totals, space_of, state_bytes
+from mematlas.arrays import np
+from mematlas.errors import NotSupported, TargetNotFound
+from mematlas.kernel.pagemap import PM_PFRAME, PRESENT
+from mematlas.model.pages import IS_HUGE
+from mematlas.views.picture import short_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mematlas.analysis.page_cells import Pieces, Places, SpaceOfPages
+    from mematlas.analysis.results import VmaUsage
+    from mematlas.arrays import Bools, NDArray, Words
+    from mematlas.timeline.timeline import Moments
+    from mematlas.timeline.watch import Seen
+    from mematlas.timeline.words import Sparse
+
+IS_PRESENT = np.array([bool(byte & PRESENT) for byte in range(256)])
+HUGE_BYTES = np.frombuffer(IS_HUGE, np.uint8) != 0
+
+
+class VmaArrays:
+    """The VMAs of a process as arrays."""
+
+    def __init__(self, items: list[VmaUsage], page_size: int) -> None:
+        self.items = items
+        vmas = [item.vma for item in items]
+        self.firsts = np.array([vma.start // page_size for vma in vmas], np.int64)
+        self.ends = np.array([vma.end // page_size for vma in vmas], np.int64)
+        known: dict[tuple[str, str], int] = {}
+        self.names: Places = np.array([known.setdefault((vma.path, vma.kind), len(known)) for vma in vmas], np.int64)
+        """Of each VMA its name, as a number."""
+        self.is_hidden = np.array([item.usage.nr_present is None for item in items], np.bool_)
+        """Whether nothing is known of its pages."""
+
+    def index_of(self, page: int) -> int | None:
+        """Return which VMA has a page; None for none."""
+        index = int(np.searchsorted(self.firsts, page, "right")) - 1
+        return index if index >= 0 and page < self.ends[index] else None
+
+    def name(self, index: int) -> str:
+        """Return what a VMA is called where there is little room."""
+        return short_name(self.items[index].vma)
+
+
+class MapMoment:
+    """A process at a moment."""
+
+    def __init__(
+        self,
+        timeline: Moments,
+        elapsed: float,
+        seen: Seen,
+        page_size: int,
+        before: MapMoment | None,
+    ) -> None:
+        """``elapsed`` is the moment by the timeline's clock; of one before is taken what is the same.
+
+        Raises:
+            NotSupported: its single pages or its VMAs are not known.
+        """
+        if not seen.vmas:
+            raise NotSupported(f"the VMAs of process {seen.pid}", "record --what pages")
+        self.timeline = timeline
+        self.elapsed = elapsed
+        self.seen = seen
+        self.page_size = page_size
+        self.pages: Sparse = timeline.pages(elapsed, seen.pid)
+        is_same = before is not None and before.vmas.items is seen.vmas
+        self.vmas: VmaArrays = before.vmas if before and is_same else VmaArrays(seen.vmas, page_size)
+        has_same_pages = before is not None and before.pages.indexes is self.pages.indexes
+        self.space: SpaceOfPages = (
+            before.space
+            if before and is_same and has_same_pages
+            else space_of(self.vmas.firsts, self.vmas.ends, self.pages.indexes)
+        )
+        self.totals = class_totals(self.pages.words, self.space.nr_pages)
+        """Pages of each class that occurs."""
+        self._changed: tuple[float, Words | str] | None = None
+        self._changed_at: tuple[Words, NDArray[np.float64]] | str | None = None
+        self._states: NDArray[np.int64] | None = None
+
+    def count(self, pieces: Pieces) -> CellCounts:
+        """Return how many pages of each state lie in cells."""
+        return CellCounts(pieces, self.pages.indexes, self.pages.words, self.vmas.is_hidden)
+
+    def word(self, page: int) -> int:
+        """Return the word of a page; 0 where there is none."""
+        at = int(np.searchsorted(self.pages.indexes, np.uint64(page)))
+        is_there = at < len(self.pages) and int(self.pages.indexes[at]) == page
+        return int(self.pages.words[at]) if is_there else 0
+
+    def changed(self, other: float) -> Words:
+        """Return which pages are not what they were at another moment; none where that is not known."""
+        if self._changed is None or self._changed[0] != other:
+            first, last = sorted((other, self.elapsed))
+            try:
+                found: Words | str = self.timeline.changed_pages(self.seen.pid, first, last)
+            except (NotSupported, TargetNotFound) as error:
+                found = str(error)
+            self._changed = other, found
+        pages = self._changed[1]
+        return np.zeros(0, np.uint64) if isinstance(pages, str) else pages
+
+    def changed_at(self) -> tuple[Words, NDArray[np.float64]] | str:
+        """Return which pages have changed since the first look that is known, and when last; or why that is not."""
+        if self._changed_at is None:
+            try:
+                self._changed_at = self.timeline.changed_at(self.seen.pid, self.elapsed)
+            except (NotSupported, TargetNotFound) as error:
+                self._changed_at = str(error)
+        return self._changed_at
+
+    def accessed(self) -> tuple[Places, Places]:
+        """Return of each VMA how many pages were accessed, -1 where that is not known, and how many are present."""
+        items = self.vmas.items
+        accessed = [-1 if item.nr_accessed is None else item.nr_accessed for item in items]
+        return np.array(accessed, np.int64), np.array([item.usage.nr_present or 0 for item in items], np.int64)
+
+    @property
+    def _by_byte(self) -> NDArray[np.int64]:
+        if self._states is None:
+            self._states = np.bincount(state_bytes(self.pages.words), minlength=256)
+        return self._states
+
+    @property
+    def nr_present(self) -> int:
+        """Present pages."""
+        return int(self._by_byte[IS_PRESENT].sum())
+
+    @property
+    def nr_huge(self) -> int | None:
+        """Pages that huge entries map; None where state bytes do not say so."""
+        if number := int(self._by_byte[HUGE_BYTES].sum()):
+            return number
+        amounts = [amount for item in self.vmas.items for amount in (item.usage.thp, item.usage.hugetlb)]
+        return None if any(amounts) or None in amounts else 0
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether present pages have the numbers of their frames."""
+        words = self.pages.words
+        there = words[IS_PRESENT[state_bytes(words)]][:1]
+        return bool(len(there)) and bool(int(there[0]) & PM_PFRAME)
+
+    @property
+    def why_no_nodes(self) -> str:
+        """Why it is not known on which node pages are."""
+        if self.has_frames:
+            return "which node each frame is on is not in this recording"
+        return "it takes the frames of pages (mematlas maps --nodes has amounts)"
+
+    def is_hidden(self, index: int) -> bool:
+        """Whether nothing is known of the pages of a VMA."""
+        hidden: Bools = self.vmas.is_hidden
+        return bool(hidden[index])
