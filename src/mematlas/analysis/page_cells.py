@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FOLD_CELLS = 64
 """Cells that a run of absent pages has to take so that it is folded: a line of them."""
-MOST_RUNS = 1 << 16
+MOST_RUNS = 1 << 15
 """Runs inside of VMAs that are folded, the longest."""
 WORD_SHIFT = 45
 """Bits for the pages of a word: more than an address space has."""
@@ -143,6 +143,16 @@ class Segments:
             return word, int(self.word_cells[word])
         within = int(self.indexes[segment]) + max(min(page, end - 1) - first, 0)
         return word, within // self.cell_pages
+
+    def first_page(self, word: int, cell: int) -> int:
+        """Return the first page of a cell; of what is folded behind a word, the first of that."""
+        low, end = int(self.word_segments[word]), int(self.word_ends[word])
+        if cell >= self.word_cells[word]:
+            return int(self.ends[end - 1])
+        index = cell * self.cell_pages
+        if end - low > 1:
+            low += int(np.searchsorted(self.indexes[low:end], index, "right")) - 1
+        return int(self.firsts[low]) + index - int(self.indexes[low])
 
     def ranges(self, word: int, cell: int) -> list[tuple[int, int]]:
         """Return which pages a cell has, as first and one past the last; of what is folded behind a word, that."""
@@ -302,13 +312,13 @@ class CellCounts:
         return found
 
 
-def class_totals(words: Words, nr_pages: int) -> dict[str, int]:
-    """Return how many pages of a process are of each class that occurs, given how many its VMAs have.
+def class_totals(by_byte: Places, nr_pages: int) -> dict[str, int]:
+    """Return how many pages of a process are of each class that occurs, given how many entries have which state byte,
+    and how many pages its VMAs have.
 
-    >>> class_totals(np.array([0x81 << 56, 0x80 << 56], np.uint64), 5)
+    >>> class_totals(np.bincount([0x81, 0x80], minlength=256), 5)
     {'own': 1, 'shared': 1, 'absent': 3}
     """
-    by_byte = np.bincount(state_bytes(words), minlength=256)
     totals = np.bincount(CLASS_INDEX, by_byte, len(CLASSES)).astype(np.int64)
-    totals[ABSENT] += max(nr_pages - len(words), 0)
+    totals[ABSENT] += max(nr_pages - int(by_byte.sum()), 0)
     return {name: number for name, number in zip(CLASSES, totals.tolist(), strict=True) if number}

@@ -26,6 +26,8 @@ MARK = "~"
 SPARKS = BARS[1:]
 BLOCKS = " ▏▎▍▌▋▊▉█"
 ASCII_BLOCKS = " ..::==##"
+NARROW = frozenset(BLOCKS + SPARKS + "░▒▓·│▸" + "".join(map(chr, range(0x20, 0x7F))))
+"""Characters of one column, of which whole rows are."""
 
 
 def width_of_row(row: Row) -> int:
@@ -34,7 +36,16 @@ def width_of_row(row: Row) -> int:
     >>> width_of_row([("a", "text"), ("bc", "own")])
     3
     """
-    return sum(len(text) if text.isascii() else width_of(text) for text, _ in row)
+    return sum(columns_of(text) for text, _ in row)
+
+
+def columns_of(text: str) -> int:
+    """Return the columns of a text; what cells and bars are made of is known to take one each.
+
+    >>> columns_of("ab"), columns_of("▓░"), columns_of("中")
+    (2, 2, 2)
+    """
+    return len(text) if text.isascii() or NARROW.issuperset(text) else width_of(text)
 
 
 def fitted(row: Row, width: int) -> Row:
@@ -49,7 +60,7 @@ def fitted(row: Row, width: int) -> Row:
     if taken <= width:
         return [*row, (" " * (width - taken), "text")] if taken < width else row
     for text, role in row:
-        size = len(text) if text.isascii() else width_of(text)
+        size = columns_of(text)
         if size < left:
             made.append((text, role))
             left -= size

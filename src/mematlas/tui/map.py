@@ -7,13 +7,13 @@ import time
 from mematlas.analysis.grid import CLASSES
 from mematlas.arrays import np
 from mematlas.errors import Error, NotSupported
-from mematlas.tui.drawing import cell, fitted, sentence
+from mematlas.tui.drawing import cell, fitted, name_cell, sentence, width_of_row
 from mematlas.tui.looking import detail_of
 from mematlas.tui.map_detail import Cursor, brief_row, cell_rows, detail_rows, page_rows
 from mematlas.tui.map_moment import MapMoment
 from mematlas.tui.page import Page
 from mematlas.tui.page_rows import MARK, PageRows, rows_that_fit
-from mematlas.tui.palettes import PAINTERS, bare, legend_row, spans_of
+from mematlas.tui.palettes import PAINTERS, Strokes, bare, legend_row
 from mematlas.tui.viewing import PALETTES
 from mematlas.views.format import fold, format_address, format_size, number_of, padded, shorten
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from mematlas.analysis.page_cells import CellCounts
-    from mematlas.arrays import Bools
+    from mematlas.arrays import Words
     from mematlas.timeline.watch import Seen
     from mematlas.tui.drawing import Row
-    from mematlas.tui.page_rows import Place
+    from mematlas.tui.page_rows import Part, Place
     from mematlas.tui.palettes import Painted
     from mematlas.tui.viewing import Viewing
 
@@ -72,7 +72,9 @@ class MapPage(Page):
         self._laid_of: MapMoment | None = None
         """Of what rows were laid out; held, so that what is like it is the same."""
         self._counted: tuple[tuple[object, ...], CellCounts] | None = None
-        self._painted: tuple[tuple[object, ...], Painted] | None = None
+        self.painted: Painted | None = None
+        """The cells that are in sight."""
+        self._drawn: tuple[str, Words, Strokes] | None = None
         self._anchor: int | None = None
         """In which row of the screen the cursor is to stay."""
         self._shown_cursor: Place | None = None
@@ -122,7 +124,7 @@ class MapPage(Page):
         who = f"process {focus[0]}" if focus else "a process"
         raise NotSupported(f"the map of {who} at this moment", "[ or ] to another moment, or 1 to another process")
 
-    def _changed(self, moment: MapMoment) -> np.ndarray:
+    def _changed(self, moment: MapMoment) -> Words:
         """Return which pages are marked: since the moment before, or since that which is compared with."""
         viewing, times = self.viewing, moment.timeline.times
         if viewing.compared is not None:
@@ -157,8 +159,8 @@ class MapPage(Page):
             rows += self._explained(cursor, moment, width - 2, opened)
         elif is_brief:
             rows.append(brief_row(cursor, self._page, moment, width))
-        if height >= 5 and self._painted:
-            rows.append(legend_row(self._painted[1], self.viewing.palette, moment.page_size, width))
+        if height >= 5 and self.painted:
+            rows.append(legend_row(self.painted, self.viewing.palette, moment.page_size, width))
         return rows[:height]
 
     def _why(self, error: Error) -> str:
@@ -173,20 +175,28 @@ class MapPage(Page):
         return str(error)
 
     def _head(self, moment: MapMoment, width: int) -> Row:
-        seen, rows, size = moment.seen, self.rows, moment.page_size
+        """Return of whom this is, how much there is, and how much a cell is: as much as there is room for."""
+        rows, size = self.rows, moment.page_size
         assert rows is not None
-        row: Row = [(f" {shorten(seen.name, 24)} ", "title"), (f"{seen.pid}", "muted")]
-        row += [(f"  {format_size(moment.nr_present * size)}", "text"), (" present of ", "muted")]
-        row += [(format_size(moment.space.nr_pages * size), "text")]
-        row += [(f" in {number_of(len(moment.vmas.items), 'VMA')}", "muted")]
-        of = number_of(rows.cell_pages, "page")
-        text = f"a cell is {of}, {format_size(rows.cell_pages * size)}" if rows.cell_pages > 1 else f"a cell is {of}"
-        row += [("  " + text, "text")]
+        who: Row = [(f" {name_cell(moment.seen.name, 24).rstrip()} ", "title"), (f"{moment.seen.pid} ", "muted")]
+        present: Row = [(f" {format_size(moment.nr_present * size)}", "text"), (" present", "muted")]
+        space: Row = [(" of ", "muted"), (format_size(moment.space.nr_pages * size), "text")]
+        vmas: Row = [(f" in {number_of(len(moment.vmas.items), 'VMA')}", "muted")]
+        a_cell: Row = [(f"  a cell is {number_of(rows.cell_pages, 'page')}", "text")]
+        in_bytes: Row = [(f", {format_size(rows.cell_pages * size)}", "text")] if rows.cell_pages > 1 else []
         last = min(self.top + self._height, rows.nr_rows)
-        seen_rows = "all" if rows.nr_rows <= self._height else f"row {self.top + 1:,} to {last:,} of {rows.nr_rows:,}"
-        marks = f"{seen_rows} · {self.viewing.palette}{' · following' if self.is_following else ''} "
-        room = width - len(marks)
-        return [*fitted(row, room), (marks, "muted")] if room > 30 else fitted(row, width)
+        place = "all" if rows.nr_rows <= self._height else f"row {self.top + 1:,} to {last:,} of {rows.nr_rows:,}"
+        following = ", following" if self.is_following else ""
+        right: Row = [(f"  {place}{following} · {self.viewing.palette} ", "muted")]
+        forms = (
+            [*who, *present, *space, *vmas, *a_cell, *in_bytes],
+            [*who, *present, *space, *a_cell, *in_bytes],
+            [*who, *present, *a_cell],
+            [*who, *a_cell],
+        )
+        room = width - width_of_row(right)
+        left = next((form for form in forms if width_of_row(form) <= room), None)
+        return fitted(forms[-1], width) if left is None else [*fitted(left, room), *right]
 
     def _lay_out(self, moment: MapMoment, width: int, height: int) -> None:
         """Lay the space out in rows, unless they are the same."""
@@ -209,7 +219,7 @@ class MapPage(Page):
             self.rows = PageRows(moment.space, names, self.cell_pages, columns, is_dense=False)
         self._laid = (*laid[:4], self.cell_pages)
         self._laid_of = moment
-        self._counted = self._painted = None
+        self._counted = self._drawn = None
 
     def _follow(self, moment: MapMoment) -> None:
         """Go to where most has changed, once a moment."""
@@ -246,14 +256,13 @@ class MapPage(Page):
         rows = self.rows
         assert rows is not None
         shown = [rows.row(number) for number in range(self.top, min(self.top + height, rows.nr_rows))]
-        painted, changed = self._counts(moment, shown)
+        strokes = self._strokes(moment, shown)
         here = rows.place_of(self._page)
         slot = 0
         for parts in shown:
             row = self._margin_of(parts, moment, here)
             for number, (word, first, end, is_marked) in enumerate(parts):
-                nr = slice(slot, slot + end - first)
-                spans = spans_of(painted.glyphs[nr], painted.roles[nr], changed[nr])
+                spans = strokes.spans(slot, slot + end - first)
                 if word == here[0] and first <= here[1] < end:
                     spans = with_cursor(spans, here[1] - first)
                 row += spans
@@ -267,22 +276,23 @@ class MapPage(Page):
                     row.append(("│", "muted"))
             yield row
 
-    def _counts(self, moment: MapMoment, shown: list[list[tuple[int, int, int, bool]]]) -> tuple[Painted, Bools]:
-        """Return how the cells in sight are painted, and which have changed."""
-        rows = self.rows
+    def _strokes(self, moment: MapMoment, shown: list[list[Part]]) -> Strokes:
+        """Return the cells in sight as they are painted."""
+        rows, palette = self.rows, self.viewing.palette
         assert rows is not None
         changed = self._changed(moment)
         key = (moment, rows, self.top, len(shown))
         if self._counted is None or self._counted[0] != key:
             parts = [part for row in shown for part in row]
             pieces = rows.segments.pieces(*([part[index] for part in parts] for index in (0, 1, 2)))
-            self._counted, self._painted = (key, moment.count(pieces)), None
-        counts = self._counted[1]
-        if self._painted is None or self._painted[0] != (*key, self.viewing.palette):
-            self._painted = (*key, self.viewing.palette), PAINTERS[self.viewing.palette](counts, moment)
-        return self._painted[1], counts.pieces.numbers(changed) > 0
+            self._counted, self._drawn = (key, moment.count(pieces)), None
+        if self._drawn is None or self._drawn[0] != palette or self._drawn[1] is not changed:
+            counts = self._counted[1]
+            self.painted = PAINTERS[palette](counts, moment)
+            self._drawn = palette, changed, Strokes(self.painted, counts.pieces.numbers(changed) > 0)
+        return self._drawn[2]
 
-    def _margin_of(self, parts: list[tuple[int, int, int, bool]], moment: MapMoment, here: Place) -> Row:
+    def _margin_of(self, parts: list[Part], moment: MapMoment, here: Place) -> Row:
         """Return the name of what begins in a row, and its address."""
         rows, (name_width, address_width) = self.rows, self._margin
         assert rows is not None
@@ -293,9 +303,8 @@ class MapPage(Page):
             for word, first, end, is_marked in parts
         )
         word, first, end, _ = parts[0]
-        pages = rows.segments.ranges(word, first)
         name = self._name_of(parts, moment) if first == 0 and end > first else ""
-        address = format_address(pages[0][0] * moment.page_size) if end > first else ""
+        address = format_address(rows.page_of((word, first)) * moment.page_size) if end > first else ""
         row: Row = [("▸" if is_here else " ", "title")]
         if name_width:
             row.append(
@@ -304,7 +313,7 @@ class MapPage(Page):
         row.append((cell(address, address_width - 1) + " ", "text" if is_here else "muted"))
         return row
 
-    def _name_of(self, parts: list[tuple[int, int, int, bool]], moment: MapMoment) -> str:
+    def _name_of(self, parts: list[Part], moment: MapMoment) -> str:
         """Return what the VMAs of a row are called: the first, and how many others there are."""
         assert self.rows is not None
         segments = self.rows.segments

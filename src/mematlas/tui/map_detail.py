@@ -196,10 +196,14 @@ def walk_rows(walk: WalkedAddress, width: int) -> Iterator[Row]:
     """Yield each entry on the way through page tables, as ``tables`` has them."""
     yield [("page tables", "title")]
     for step in walk.steps:
-        yield [(f"{step.level:<4}{step.index:>4} ", "text"), (f"{step.entry:#018x}", "text")]
-        leads = format_list(step.flags) if step.is_leaf else step.state
-        leads = f"{format_size(step.size)} {leads}" if step.is_leaf and step.level != "pte" else leads
-        yield from ([(" " * WORD + line, "muted")] for line in fold(leads, max(width - WORD, 8)))
+        row: Row = [(f"{step.level:<4}{step.index:>4} ", "muted"), (f"{step.entry:#018x}", "text")]
+        if not step.is_leaf:
+            yield [*row, (f" {step.state}", "muted")]
+            continue
+        yield row
+        size = "" if step.level == "pte" else f"{format_size(step.size)}, "
+        text = size + format_list(step.flags)
+        yield from ([(" " * WORD + line, "muted")] for line in fold(text, max(width - WORD, 8)))
     if walk.reason:
         yield from ([(line, "bad")] for line in fold(walk.reason, width) if walk.reason != "hidden")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from mematlas.analysis.page_cells import CellCounts, class_totals, space_of, state_bytes
 from mematlas.arrays import np
 from mematlas.errors import NotSupported, TargetNotFound
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from mematlas.timeline.words import Sparse
 
 IS_PRESENT = np.array([bool(byte & PRESENT) for byte in range(256)])
+NO_PAGES: Words = np.zeros(0, np.uint64)
 HUGE_BYTES = np.frombuffer(IS_HUGE, np.uint8) != 0
 
 
@@ -35,6 +38,18 @@ class VmaArrays:
         """Of each VMA its name, as a number."""
         self.is_hidden = np.array([item.usage.nr_present is None for item in items], np.bool_)
         """Whether nothing is known of its pages."""
+
+    @cached_property
+    def accessed(self) -> tuple[Places, Places]:
+        """Of each VMA how many pages were accessed, -1 where that is not known, and how many are present."""
+        accessed = [-1 if item.nr_accessed is None else item.nr_accessed for item in self.items]
+        return np.array(accessed, np.int64), np.array([item.usage.nr_present or 0 for item in self.items], np.int64)
+
+    @cached_property
+    def has_huge(self) -> bool | None:
+        """Whether huge entries map anything, by the amounts; None where these do not say."""
+        amounts = {amount for item in self.items for amount in (item.usage.thp, item.usage.hugetlb)}
+        return True if any(amounts) else None if None in amounts else False
 
     def index_of(self, page: int) -> int | None:
         """Return which VMA has a page; None for none."""
@@ -77,11 +92,11 @@ class MapMoment:
             if before and is_same and has_same_pages
             else space_of(self.vmas.firsts, self.vmas.ends, self.pages.indexes)
         )
-        self.totals = class_totals(self.pages.words, self.space.nr_pages)
+        self._by_byte: Places = np.bincount(state_bytes(self.pages.words), minlength=256)
+        self.totals = class_totals(self._by_byte, self.space.nr_pages)
         """Pages of each class that occurs."""
         self._changed: tuple[float, Words | str] | None = None
         self._changed_at: tuple[Words, NDArray[np.float64]] | str | None = None
-        self._states: NDArray[np.int64] | None = None
 
     def count(self, pieces: Pieces) -> CellCounts:
         """Return how many pages of each state lie in cells."""
@@ -103,7 +118,7 @@ class MapMoment:
                 found = str(error)
             self._changed = other, found
         pages = self._changed[1]
-        return np.zeros(0, np.uint64) if isinstance(pages, str) else pages
+        return NO_PAGES if isinstance(pages, str) else pages
 
     def changed_at(self) -> tuple[Words, NDArray[np.float64]] | str:
         """Return which pages have changed since the first look that is known, and when last; or why that is not."""
@@ -113,18 +128,6 @@ class MapMoment:
             except (NotSupported, TargetNotFound) as error:
                 self._changed_at = str(error)
         return self._changed_at
-
-    def accessed(self) -> tuple[Places, Places]:
-        """Return of each VMA how many pages were accessed, -1 where that is not known, and how many are present."""
-        items = self.vmas.items
-        accessed = [-1 if item.nr_accessed is None else item.nr_accessed for item in items]
-        return np.array(accessed, np.int64), np.array([item.usage.nr_present or 0 for item in items], np.int64)
-
-    @property
-    def _by_byte(self) -> NDArray[np.int64]:
-        if self._states is None:
-            self._states = np.bincount(state_bytes(self.pages.words), minlength=256)
-        return self._states
 
     @property
     def nr_present(self) -> int:
@@ -136,8 +139,7 @@ class MapMoment:
         """Pages that huge entries map; None where state bytes do not say so."""
         if number := int(self._by_byte[HUGE_BYTES].sum()):
             return number
-        amounts = [amount for item in self.vmas.items for amount in (item.usage.thp, item.usage.hugetlb)]
-        return None if any(amounts) or None in amounts else 0
+        return 0 if self.vmas.has_huge is False else None
 
     @property
     def has_frames(self) -> bool:

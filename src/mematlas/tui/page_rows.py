@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     Place = tuple[int, int]
     """A word, and a cell of it; behind the last cell is what is folded there."""
+    Part = tuple[int, int, int, bool]
+    """A word, the first of its cells in a row and one past the last, and whether what is folded behind it is there."""
 
 MARK = 7
 """Columns of what stands for folded addresses: ``[1.20G]``."""
@@ -71,7 +73,7 @@ class PageRows:
             return nr_rows + bool(rest)
         return nr_rows + 1 + (rest > 0 and rest + MARK > self.columns)
 
-    def row(self, number: int) -> list[tuple[int, int, int, bool]]:
+    def row(self, number: int) -> list[Part]:
         """Return what is in a row: words, each with its first cell there, one past the last, and whether its mark is.
 
         >>> from mematlas.analysis.page_cells import space_of
@@ -138,7 +140,7 @@ class PageRows:
 
     def page_of(self, place: Place) -> int:
         """Return the first page of a place."""
-        return self.segments.ranges(*place)[0][0]
+        return self.segments.first_page(*place)
 
     def most_of(self, pages: Words) -> int | None:
         """Return the first page of those in the cell that has most of them."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from bisect import bisect_right
 
 from mematlas.analysis.grid import CLASSES
-from mematlas.analysis.page_cells import ABSENT
+from mematlas.analysis.page_cells import ABSENT, UNKNOWN_CLASS
 from mematlas.arrays import np
 from mematlas.frozen import record
 from mematlas.views.format import format_share, format_size
-from mematlas.views.picture import GLYPHS
+from mematlas.views.picture import ASCII_GLYPHS, GLYPHS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 AGES = ((1.0, "█", "<1 s"), (10.0, "▓", "<10 s"), (60.0, "▒", "<1 min"), (np.inf, "░", "longer ago"))
 """Seconds since an entry changed, up to each; what stands for it."""
-MARKED = {"█": "@", "▓": "O", "▒": "o", "░": "o"}
+MARKED = str.maketrans("░▒▓█", ASCII_GLYPHS["own"])
 """What stands for a block where it is reversed: a block would be a hole."""
 HUGE, SMALL, NONE = "hhhH", "----", "····"
 IDLE = "i"
@@ -35,7 +35,8 @@ class Painted:
     """Cells as they are drawn."""
 
     glyphs: NDArray[np.str_]
-    roles: NDArray[np.str_]
+    roles: NDArray[np.intp]
+    """The role of each, as its number in `CLASSES`."""
     legend: tuple[tuple[str, str, str, int | None], ...]
     """Characters, a role, what they mean, and how many pages of the process that is; None where that says nothing."""
     why_not: str = ""
@@ -43,7 +44,7 @@ class Painted:
 
 
 GLYPH_TABLE = np.array([list(GLYPHS[name]) for name in CLASSES])
-ROLE_TABLE = np.array(CLASSES)
+OWN, SHARED, ZERO = (CLASSES.index(name) for name in ("own", "shared", "zero"))
 
 
 def density(part: Places, whole: Places) -> NDArray[np.intp]:
@@ -68,7 +69,7 @@ def by_state(counts: CellCounts, moment: MapMoment) -> Painted:
     legend = tuple(
         ("".join(dict.fromkeys(GLYPHS[name])), name, name, totals[name]) for name in CLASSES if name in totals
     )
-    return Painted(glyphs, ROLE_TABLE[best], legend)
+    return Painted(glyphs, best, legend)
 
 
 def by_change(counts: CellCounts, moment: MapMoment) -> Painted:
@@ -84,7 +85,7 @@ def by_change(counts: CellCounts, moment: MapMoment) -> Painted:
     never = np.isinf(ages)
     glyphs = np.array([glyph for _, glyph, _ in AGES])[age]
     glyphs[never] = np.where(is_there[never], "-", "·")
-    roles = np.where(never, np.where(is_there, "zero", "absent"), "own")
+    roles = np.where(never, np.where(is_there, ZERO, ABSENT), OWN)
     numbers = np.bincount(np.searchsorted(limits[:-1], moment.elapsed - times, "right"), minlength=len(AGES)).tolist()
     legend = [(glyph, "own", text, nr) for (_, glyph, text), nr in zip(AGES, numbers, strict=True)]
     return Painted(
@@ -94,7 +95,7 @@ def by_change(counts: CellCounts, moment: MapMoment) -> Painted:
 
 def by_access(counts: CellCounts, moment: MapMoment) -> Painted:
     """Paint how much of what is present of each VMA was accessed: of single pages a moment has no more."""
-    accessed, present = moment.accessed()
+    accessed, present = moment.vmas.accessed
     if not (accessed >= 0).any():
         return unknown(counts, moment, "accessed bits are read of page tables, which needs root and kernel memory")
     parts = np.where(accessed >= 0, accessed / np.maximum(present, 1), -1)
@@ -106,7 +107,7 @@ def by_access(counts: CellCounts, moment: MapMoment) -> Painted:
     glyphs[part == 0] = IDLE
     glyphs[part < 0] = "?"
     glyphs[~is_there] = "·"
-    roles = np.where(is_there, np.where(part < 0, "unknown", "own"), "absent")
+    roles = np.where(is_there, np.where(part < 0, UNKNOWN_CLASS, OWN), ABSENT)
     nr, of = int(accessed[accessed >= 0].sum()), int(present[accessed >= 0].sum())
     text = f"by VMA, how much of it was accessed: {format_share(nr / of if of else 0)} of all"
     return Painted(
@@ -116,12 +117,12 @@ def by_access(counts: CellCounts, moment: MapMoment) -> Painted:
 
 def by_sharing(counts: CellCounts, moment: MapMoment) -> Painted:
     """Paint which part of what is present in each cell others map too."""
-    own, shared = (counts.classes[:, CLASSES.index(name)] for name in ("own", "shared"))
+    own, shared = (counts.classes[:, role] for role in (OWN, SHARED))
     is_shared, is_own = shared > 0, own > 0
     of_shared = np.array(list(GLYPHS["shared"]))[density(shared, own + shared)]
     of_own = np.array(list(GLYPHS["own"]))[density(own, counts.sizes)]
     glyphs = np.where(is_shared, of_shared, np.where(is_own, of_own, "·"))
-    roles = np.where(is_shared, "shared", np.where(is_own, "own", "absent"))
+    roles = np.where(is_shared, SHARED, np.where(is_own, OWN, ABSENT))
     totals = moment.totals
     legend = (
         ("░▒▓█", "own", "exclusive", totals.get("own", 0)),
@@ -157,7 +158,7 @@ def two_kinds(
     glyphs = np.where(
         is_one, np.array(list(one[0]))[density(chosen, counts.sizes)], np.where(is_other, other[0][0], "·")
     )
-    roles = np.where(is_one, one[1], np.where(is_other, other[1], "absent"))
+    roles = np.where(is_one, CLASSES.index(one[1]), np.where(is_other, CLASSES.index(other[1]), ABSENT))
     legend = tuple(("".join(dict.fromkeys(glyphs)), role, text, nr) for glyphs, role, text, nr in (one, other))
     return Painted(glyphs, roles, (*legend, ("·", "absent", "not present", None)))
 
@@ -208,20 +209,27 @@ def legend_of(legend: Iterable[tuple[str, str, str, int | None]], is_full: bool,
     return row
 
 
-def spans_of(glyphs: NDArray[np.str_], roles: NDArray[np.str_], is_changed: Bools) -> Row:
-    """Return cells side by side as spans; what has changed is reversed, with characters that can be."""
-    if not len(glyphs):
-        return []
-    differs = (roles[1:] != roles[:-1]) | (is_changed[1:] != is_changed[:-1])
-    edges = [0, *(np.flatnonzero(differs) + 1).tolist(), len(glyphs)]
-    row: Row = []
-    for low, high in pairwise(edges):
-        text = "".join(glyphs[low:high].tolist())
-        if is_changed[low]:
-            row.append((bare(text), f"{roles[low]}+changed"))
-        else:
-            row.append((text, str(roles[low])))
-    return row
+class Strokes:
+    """All cells in sight as they are painted: what has changed is reversed, with characters that can be."""
+
+    def __init__(self, painted: Painted, is_changed: Bools) -> None:
+        self._text = "".join(painted.glyphs.tolist())
+        self._bare = bare(self._text)
+        kinds = painted.roles * 2 + is_changed
+        begins = np.flatnonzero(np.diff(kinds, prepend=-1) != 0)
+        self._edges: list[int] = [*begins.tolist(), len(kinds)]
+        self._kinds: list[int] = kinds[begins].tolist()
+
+    def spans(self, first: int, end: int) -> Row:
+        """Return some cells that lie side by side."""
+        row: Row = []
+        at = bisect_right(self._edges, first) - 1
+        while first < end:
+            until = min(self._edges[at + 1], end)
+            role, is_changed = CLASSES[self._kinds[at] // 2], self._kinds[at] % 2
+            row.append((self._bare[first:until], f"{role}+changed") if is_changed else (self._text[first:until], role))
+            first, at = until, at + 1
+        return row
 
 
 def bare(text: str) -> str:
@@ -230,4 +238,4 @@ def bare(text: str) -> str:
     >>> bare("░█#")
     'o@#'
     """
-    return "".join(MARKED.get(glyph, glyph) for glyph in text)
+    return text.translate(MARKED)
