@@ -7,7 +7,8 @@ import time
 from mematlas.analysis.grid import CLASSES
 from mematlas.arrays import np
 from mematlas.errors import Error, NotSupported
-from mematlas.tui.drawing import cell, fitted, name_cell, sentence, width_of_row
+from mematlas.tui.drawing import MARK as MARK_OF_CUT
+from mematlas.tui.drawing import fitted, name_cell, sentence, width_of_row
 from mematlas.tui.looking import detail_of
 from mematlas.tui.map_detail import Cursor, brief_row, cell_rows, detail_rows, page_rows
 from mematlas.tui.map_moment import MapMoment
@@ -15,7 +16,7 @@ from mematlas.tui.page import Page
 from mematlas.tui.page_rows import MARK, PageRows, rows_that_fit
 from mematlas.tui.palettes import PAINTERS, Strokes, bare, legend_row
 from mematlas.tui.viewing import PALETTES
-from mematlas.views.format import fold, format_address, format_size, number_of, padded, shorten
+from mematlas.views.format import fold, format_address, format_size, number_of, shorten
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ SIDES = ((160, 48), (120, 40), (WIDE, 36))
 RESTS = 0.3
 """Seconds that the cursor has to rest before its page is looked up."""
 ADDRESS = 14
+LEAST_HALF = 36
+"""Columns that each half takes at the least where two stand side by side."""
 MOVES = {"left": -1, "h": -1, "right": 1, "l": 1}
 ROW_MOVES = {"up": -1, "k": -1, "down": 1, "j": 1}
 ZOOMS = {"+": -1, "=": -1, "-": 1, "_": 1}
@@ -144,7 +147,7 @@ class MapPage(Page):
         side = next((columns for least, columns in SIDES if width >= least), 0)
         body = max(height - (1 if height >= 3 else 0) - (1 if height >= 5 else 0), 1)
         is_brief = not side and body >= 6
-        opened = min(body // 2 + 2, 22) if self.is_open and not side and body >= 10 else 0
+        opened = min(2 * body // 3, 24) if self.is_open and is_brief else 0
         body -= opened or is_brief
         self._lay_out(moment, width - side - bool(side), body)
         self._follow(moment)
@@ -156,7 +159,7 @@ class MapPage(Page):
         drawn = drawn[:body] + [[] for _ in range(body - len(drawn))]
         rows = [self._head(moment, width), *drawn] if height >= 3 else drawn
         if opened:
-            rows += self._explained(cursor, moment, width - 2, opened)
+            rows += self._below(cursor, moment, width, opened)
         elif is_brief:
             rows.append(brief_row(cursor, self._page, moment, width))
         if height >= 5 and self.painted:
@@ -182,16 +185,18 @@ class MapPage(Page):
         present: Row = [(f" {format_size(moment.nr_present * size)}", "text"), (" present", "muted")]
         space: Row = [(" of ", "muted"), (format_size(moment.space.nr_pages * size), "text")]
         vmas: Row = [(f" in {number_of(len(moment.vmas.items), 'VMA')}", "muted")]
-        a_cell: Row = [(f"  a cell is {number_of(rows.cell_pages, 'page')}", "text")]
-        in_bytes: Row = [(f", {format_size(rows.cell_pages * size)}", "text")] if rows.cell_pages > 1 else []
+        pages = f", {number_of(rows.cell_pages, 'page')}" if rows.cell_pages > 1 else ", a page"
+        a_cell: Row = [(f"  a cell is {format_size(rows.cell_pages * size)}", "text")]
+        in_pages: Row = [(pages, "text")]
         last = min(self.top + self._height, rows.nr_rows)
         place = "all" if rows.nr_rows <= self._height else f"row {self.top + 1:,} to {last:,} of {rows.nr_rows:,}"
         following = ", following" if self.is_following else ""
         right: Row = [(f"  {place}{following} · {self.viewing.palette} ", "muted")]
         forms = (
-            [*who, *present, *space, *vmas, *a_cell, *in_bytes],
-            [*who, *present, *space, *a_cell, *in_bytes],
-            [*who, *present, *a_cell],
+            [*who, *present, *space, *vmas, *a_cell, *in_pages],
+            [*who, *present, *space, *a_cell, *in_pages],
+            [*who, *present, *a_cell, *in_pages],
+            [*who, *a_cell, *in_pages],
             [*who, *a_cell],
         )
         room = width - width_of_row(right)
@@ -306,11 +311,11 @@ class MapPage(Page):
         name = self._name_of(parts, moment) if first == 0 and end > first else ""
         address = format_address(rows.page_of((word, first)) * moment.page_size) if end > first else ""
         row: Row = [("▸" if is_here else " ", "title")]
+        # The address of [vsyscall] is the longest: what it takes more, the name takes less.
+        name_width -= len(address) - ADDRESS if address and name_width else 0
         if name_width:
-            row.append(
-                (padded([shorten(name, name_width - 1)], name_width, right=False)[0], "title" if is_here else "text")
-            )
-        row.append((cell(address, address_width - 1) + " ", "text" if is_here else "muted"))
+            row.append((name_cell(shorten(name, name_width - 1), name_width), "title" if is_here else "text"))
+        row.append((f"{address:<{address_width - 1}} ", "text" if is_here else "muted"))
         return row
 
     def _name_of(self, parts: list[Part], moment: MapMoment) -> str:
@@ -345,21 +350,33 @@ class MapPage(Page):
         room = width - side - 1
         explained = self._explained(cursor, moment, side - 1, height)
         drawn = drawn + [[] for _ in range(height - len(drawn))]
-        explained += [[] for _ in range(height - len(explained))]
         pairs = zip(drawn, explained, strict=True)
         return [[*fitted(row, room), ("│", "muted"), (" ", "text"), *other] for row, other in pairs]
+
+    def _below(self, cursor: Cursor, moment: MapMoment, width: int, height: int) -> list[Row]:
+        """Return rows of what the cursor is on below the cells; where there is room its page beside it."""
+        line: Row = [("─" * width, "muted")]
+        if width < 2 * LEAST_HALF:
+            return [line, *self._explained(cursor, moment, width, height - 1)]
+        half = width // 2
+        page = self._page if cursor.holds(self._page) else cursor.page
+        parts = (
+            list(cell_rows(cursor, page, moment, half - 2)),
+            [] if cursor.is_folded else [*page_rows(page, moment, half - 1), *self._found(page, moment, half - 1)],
+        )
+        left, right = (cut_to(part, height - 1) for part in parts)
+        return [
+            line,
+            *([(" ", "text"), *fitted(one, half - 1), *other] for one, other in zip(left, right, strict=True)),
+        ]
 
     def _explained(self, cursor: Cursor, moment: MapMoment, width: int, height: int) -> list[Row]:
         """Return all that is known of what the cursor is on."""
         page = self._page if cursor.holds(self._page) else cursor.page
         rows = list(cell_rows(cursor, page, moment, width))
         if not cursor.is_folded:
-            rows += [[], *page_rows(page, moment, width)]
-            rows += self._found(page, moment, width)
-        rows = [fitted(row, width) for row in rows]
-        if len(rows) > height:
-            rows[height - 1 :] = [fitted([("~", "muted")], width)]
-        return rows
+            rows += [[], *page_rows(page, moment, width), *self._found(page, moment, width)]
+        return [fitted(row, width) for row in cut_to(rows, height)]
 
     def _found(self, page: int, moment: MapMoment, width: int) -> Iterator[Row] | list[Row]:
         """Return what was found out of a page besides, once the cursor rests there."""
@@ -480,6 +497,13 @@ class MapPage(Page):
         """Return the command line that shows the same."""
         size = "" if self.cell_pages is None else f" --cell {self.cell_pages}"
         return f"mematlas map {self.viewing.target}{size}"
+
+
+def cut_to(rows: list[Row], height: int) -> list[Row]:
+    """Return so many rows: filled up, or cut with a mark."""
+    if len(rows) > height:
+        return [*rows[: max(height - 1, 0)], [(MARK_OF_CUT, "muted")]][:height]
+    return rows + [[] for _ in range(height - len(rows))]
 
 
 def margin_of(width: int) -> tuple[int, int]:

@@ -58,8 +58,8 @@ def cell_rows(cursor: Cursor, page: int, moment: MapMoment, width: int) -> Itera
     """Yield what is known of a cell by the moment alone, of which ``page`` is one."""
     size = moment.page_size
     first, end = cursor.ranges[0][0], cursor.ranges[-1][1]
-    yield [(f"{format_address(first * size)} ", "title"), (format_size(cursor.nr_pages * size), "text")]
-    yield [(f"{format_address(end * size)} ", "muted"), ("is the end", "muted")]
+    yield [(format_address(first * size), "title"), (" to ", "muted"), (format_address(end * size), "text")]
+    yield [(format_size(cursor.nr_pages * size), "text"), (f", {number_of(cursor.nr_pages, 'page')}", "muted")]
     yield []
     yield from vma_rows(cursor, page, moment, width)
     if cursor.is_folded:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Painter = Callable[[CellCounts, MapMoment], "Painted"]
 
-AGES = ((1.0, "█", "<1 s"), (10.0, "▓", "<10 s"), (60.0, "▒", "<1 min"), (np.inf, "░", "longer ago"))
+AGES = ((1.0, "█", "<1 s"), (10.0, "▓", "<10 s"), (60.0, "▒", "<1 min"), (np.inf, "░", "older"))
 """Seconds since an entry changed, up to each; what stands for it."""
 MARKED = str.maketrans("░▒▓█", ASCII_GLYPHS["own"])
 """What stands for a block where it is reversed: a block would be a hole."""
@@ -88,9 +88,7 @@ def by_change(counts: CellCounts, moment: MapMoment) -> Painted:
     roles = np.where(never, np.where(is_there, ZERO, ABSENT), OWN)
     numbers = np.bincount(np.searchsorted(limits[:-1], moment.elapsed - times, "right"), minlength=len(AGES)).tolist()
     legend = [(glyph, "own", text, nr) for (_, glyph, text), nr in zip(AGES, numbers, strict=True)]
-    return Painted(
-        glyphs, roles, (*legend, ("-", "zero", "not since the first look", None), ("·", "absent", "absent", None))
-    )
+    return Painted(glyphs, roles, (*legend, ("-", "zero", "unchanged", None), ("·", "absent", "absent", None)))
 
 
 def by_access(counts: CellCounts, moment: MapMoment) -> Painted:
