@@ -383,9 +383,9 @@ class MapPage(Page):
         viewing = self.viewing
         times = moment.timeline.times
         if not viewing.is_live or viewing.at is not None or moment.elapsed != times[-1]:
-            has_frame = moment.word(page) and moment.has_frames
-            what = "flags, map count, page tables, owners" if has_frame else "frame, flags, page tables, owners"
-            return [[(line, "muted")] for line in fold(f"{what}: not recorded for this moment", width)]
+            what = "flags, map count" if moment.word(page) and moment.has_frames else "frame, flags"
+            text = f"{what}, page tables, and who else has it: not recorded for this moment"
+            return [[(line, "muted")] for line in fold(text, width)]
         now = time.monotonic()
         if self._rested is None or self._rested[0] != page:
             self._rested = page, now
