@@ -35,6 +35,7 @@ class ScriptedWatch(Watch):
         self.ends = ends
         self.at = 0
         self.procfs = ProcFS()
+        self._watched = {}
 
     def look(self) -> Look:
         self.at += 1

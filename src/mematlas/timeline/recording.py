@@ -582,11 +582,8 @@ class Recording:
 
     def _notes(self, process: RecordedProcess, moment: int, looked: int) -> Iterator[Note]:
         """Yield what was said of a process up to a moment: of single looks at that which its amounts are of."""
-        rows = self._rows(
-            "SELECT moment, code, text FROM note WHERE process = ? AND moment <= ? LIMIT ?",
-            *(process.number, moment, MOST_NOTES),
-        )
-        for at, code, text in rows:
+        sql = "SELECT moment, code, text FROM note WHERE process = ? AND moment <= ? LIMIT ?"
+        for at, code, text in self._rows(sql, process.number, moment, MOST_NOTES):
             if code in OF_A_LOOK and at != looked:
                 continue
             if type(code) is not str or type(text) is not str or max(len(code), len(text)) > MOST_TEXT:
@@ -608,7 +605,7 @@ class Recording:
 
     def row_at(self, process: RecordedProcess, measures: Sequence[str], moment: int) -> tuple[int | None, ...] | None:
         """Return amounts of a process at a moment; None where it was not there yet."""
-        columns = ", ".join(f'"{column(measure)}"' for measure in measures)
-        sql = f"SELECT {columns} FROM usage WHERE process = ? AND moment <= ? ORDER BY moment DESC LIMIT 1"
+        names = ", ".join(f'"{column(measure)}"' for measure in measures)
+        sql = f"SELECT {names} FROM usage WHERE process = ? AND moment <= ? ORDER BY moment DESC LIMIT 1"
         rows = self._rows(sql, process.number, moment)
         return tuple(None if amount is None else self._amount(amount) for amount in rows[0]) if rows else None

@@ -72,8 +72,8 @@ class MapPage(Page):
         self._moment: MapMoment | None = None
         self._fitted: PageRows | None = None
         self._laid: tuple[object, ...] = ()
-        self._laid_of: MapMoment | None = None
-        """Of what rows were laid out; held, so that what is like it is the same."""
+        self._laid_of: tuple[object, ...] = ()
+        """Of what rows were laid out; held, so that nothing else has its id()."""
         self._counted: tuple[tuple[object, ...], CellCounts] | None = None
         self.painted: Painted | None = None
         """The cells that are in sight."""
@@ -223,7 +223,7 @@ class MapPage(Page):
         else:
             self.rows = PageRows(moment.space, names, self.cell_pages, columns, is_dense=False)
         self._laid = (*laid[:4], self.cell_pages)
-        self._laid_of = moment
+        self._laid_of = moment.space, moment.vmas
         self._counted = self._drawn = None
 
     def _follow(self, moment: MapMoment) -> None:
@@ -398,7 +398,7 @@ class MapPage(Page):
             return [[(line, "muted")] for line in fold(why, width)]
         detail = viewing.answer("detail")
         if detail is None or detail.translation.address != page * moment.page_size:
-            return [[("...", "muted")]]
+            return [[("looking the page up ...", "muted")]]
         return detail_rows(detail, moment, width)
 
     # Keys and mouse

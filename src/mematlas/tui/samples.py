@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mematlas.analysis.results import VmaUsage
     from mematlas.arrays import NDArray
-    from mematlas.timeline.timeline import Moments, Who
+    from mematlas.timeline.timeline import Moments, Key
 
     Amounts = dict[str, int | None]
     RowKey = tuple[str, str, int]
@@ -55,7 +55,7 @@ NOTHING = Fold(np.zeros(0, np.int64), np.zeros((len(OF_ROWS), 0), np.float64))
 class Samples:
     """What a process had, at moments that were asked for."""
 
-    def __init__(self, timeline: Moments, who: Who) -> None:
+    def __init__(self, timeline: Moments, who: Key) -> None:
         self.timeline = timeline
         self.who = who
         self.times: Sequence[float] = ()

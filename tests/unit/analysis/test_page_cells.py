@@ -34,7 +34,8 @@ def random_space(random: Random) -> tuple[SpaceOfPages, list[tuple[int, int]], d
                 pages[page] = random.choice(BYTES) << 56
             place += random.choice([1, 40, 64, 65, 66, 150, 1500])
         at += size
-    space = space_of(*(np.array(edges, np.int64) for edges in zip(*vmas, strict=True)), numbers(pages))
+    firsts, ends = (np.array(edges, np.int64) for edges in zip(*vmas, strict=True))
+    space = space_of(firsts, ends, numbers(pages))
     return space, vmas, pages
 
 

@@ -181,10 +181,10 @@ def test_another_process_is_looked_at_when_it_is_in_focus() -> None:
     async def play(pilot: Any) -> None:
         await pilot.press("2")
         await seen_on(app, pilot, lambda: app.viewing.closely is not None)
-        first = app._lookers["closely"]
+        first, timeline = app._lookers["closely"], app.viewing.closely
         app.viewing.focus = 12, 77
         app.follow()
-        assert app.viewing.closely is None
+        assert app.viewing.closely is not timeline
         assert app._lookers["closely"] is not first
         await asyncio.to_thread(first.join, 5.0)
         assert not first._thread.is_alive()

@@ -17,13 +17,11 @@ from mematlas.errors import NotSupported
 from mematlas.frozen import replace
 from mematlas.kernel.maps import Vma
 from mematlas.timeline.encoding import Encoder
-from mematlas.timeline.recorded_timeline import RecordedTimeline
 from mematlas.timeline.recording import Recording
 from mematlas.timeline.sampler import Cost, Snapshot
-from mematlas.timeline.timeline import Detail
+from mematlas.timeline.timeline import Detail, RecordedTimeline
 from mematlas.timeline.watch import Files, Look
 from mematlas.timeline.words import Sparse
-from mematlas.tui import map as module
 from mematlas.tui.drawing import width_of_row
 from mematlas.tui.map import MapPage
 from mematlas.tui.map_detail import detail_rows
@@ -310,7 +308,7 @@ def test_where_it_is_narrow_one_row_says_it_and_a_key_says_more() -> None:
 
 def test_the_page_is_looked_up_once_the_cursor_rests(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("mematlas.tui.map.time.monotonic", lambda: clock[0])
     page = page_of(look(pages()))
     asked: list[str] = []
     page.viewing.ask = lambda name, _: asked.append(name)
