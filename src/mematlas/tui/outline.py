@@ -5,6 +5,7 @@ from __future__ import annotations
 from mematlas.analysis.pagetables.tables import table_span
 from mematlas.arrays import NDArray, Words, np
 from mematlas.frozen import record
+from mematlas.kernel.memory.x86 import U64
 from mematlas.tui.rows import RowList
 
 TYPE_CHECKING = False
@@ -159,7 +160,7 @@ class Outline:
             starts, ends = self.spans
             # Of the spans that end after the first address, the first one begins before the end.
             first = np.searchsorted(ends, addresses, "right")
-            begins = np.append(starts, np.uint64((1 << 64) - 1))[first]
+            begins = np.append(starts, np.uint64(U64))[first]
             shown = shown & (begins <= addresses + np.uint64(size - 1)) & (first < len(starts))
             if level == 0 and kind == TABLE:
                 shown = np.ones(len(addresses), np.bool_)
@@ -202,7 +203,7 @@ class Outline:
             return None
         lows, highs = np.array(starts, np.uint64), np.array(ends, np.uint64)
         first = np.searchsorted(highs, addresses, "right")
-        inside = np.append(lows, np.uint64((1 << 64) - 1))[first] <= addresses
+        inside = np.append(lows, np.uint64(U64))[first] <= addresses
         (places,) = np.nonzero(inside)
         if not len(places):
             return None

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 BAR = 8
 WITH_HUGE, WITH_END, WITH_BELOW = 96, 116, 150
 """Columns of a screen from which on there are columns for more: huge leaves and what was used, ends, tables below."""
-ADDRESS, SIZE, SHARE, ENTRY_HEX, FRAME = 14, 8, 5, 18, 11
+ADDRESS, SIZE, SHARE = 14, 8, 5
 HUGE = 13
 LEAST_NAME = 8
 ROLES = {"present": "own", "prot-none": "guard", "swap": "swapped", "empty": "absent", "guard": "guard"}
@@ -38,18 +38,6 @@ def used_width(most: int) -> int:
     7
     """
     return 2 * len(str(most)) + 1
-
-
-def header(width: int, names: int) -> Row:
-    """Return the headings."""
-    row = cell("TABLE", names) + " " + cell("TRANSLATES", address_width(width))
-    row += " " + cell("ENTRIES USED", BAR + 1 + used_width(512)) + " " + cell("MAPPED", SIZE, right=True)
-    if width >= WITH_BELOW:
-        row += " " + cell("PAGES", 13, right=True) + " " + cell("TABLES BELOW", 12, right=True)
-    if width >= WITH_HUGE:
-        row += " " + cell("HUGE", HUGE, right=True)
-        row += " " + cell("ACC", SHARE, right=True) + " " + cell("DIRTY", SHARE, right=True)
-    return fitted([(row + "  VMA", "muted")], width)
 
 
 def address_width(width: int) -> int:
@@ -73,6 +61,22 @@ class TableRows:
         """The columns of what a row is, indented."""
         return 2 * len(self.mode.levels) + 6
 
+    @property
+    def used_width(self) -> int:
+        """The columns of how many entries are used, of the largest tables."""
+        return used_width(max(level.nr_entries for level in self.mode.levels))
+
+    def header(self, width: int) -> Row:
+        """Return the headings."""
+        row = cell("TABLE", self.names_width) + " " + cell("TRANSLATES", address_width(width))
+        row += " " + cell("ENTRIES USED", BAR + 1 + self.used_width) + " " + cell("MAPPED", SIZE, right=True)
+        if width >= WITH_BELOW:
+            row += " " + cell("PAGES", 13, right=True) + " " + cell("TABLES BELOW", 12, right=True)
+        if width >= WITH_HUGE:
+            row += " " + cell("HUGE", HUGE, right=True)
+            row += " " + cell("ACC", SHARE, right=True) + " " + cell("DIRTY", SHARE, right=True)
+        return fitted([(row + "  VMA", "muted")], width)
+
     def row(self, row: OutlineRow, width: int) -> Row:
         """Return a row of the tree."""
         return self._of_table(row, width) if row.kind == TABLE else self._of_entry(row, width)
@@ -89,7 +93,7 @@ class TableRows:
             (cell("  " * row.depth + f"{mark} {level.name}", self.names_width), "title" if not is_last else "text"),
             (" " + cell(where, address_width(width)), "muted"),
             (" " + bar(used / level.nr_entries, BAR), "own"),
-            (" " + cell(f"{used}/{level.nr_entries}", used_width(512), right=True), "text"),
+            (" " + cell(f"{used}/{level.nr_entries}", self.used_width, right=True), "text"),
             (" " + cell(format_size(mapped), SIZE, right=True), "text" if mapped else "muted"),
         ]
         if width >= WITH_BELOW:

@@ -9,7 +9,7 @@ from mematlas.model.address_space import parse_address
 from mematlas.tui.drawing import sentence
 from mematlas.tui.outline import ENTRY, LEAF, MOST_RAW, TABLE, Outline, OutlineList
 from mematlas.tui.page import Page
-from mematlas.tui.table_rows import TableRows, header, recorded_rows, summary_rows
+from mematlas.tui.table_rows import TableRows, recorded_rows, summary_rows
 from mematlas.tui.vma_names import VmaNames
 from mematlas.views.format import format_seconds
 
@@ -146,7 +146,7 @@ class TablesPage(Page):
         self._name_vmas(viewing.seen())
         if self._found is None:
             return sentence(self._why_nothing(), width, height)
-        rows = [*summary_rows(self._found, self._age(), width), header(width, self._made().names_width)]
+        rows = [*summary_rows(self._found, self._age(), width), self._made().header(width)]
         if height <= len(rows) + 2:
             rows = rows[-1:] if height > 2 else []
         self._top = len(rows)
