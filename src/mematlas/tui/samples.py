@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mematlas.analysis.results import VmaUsage
     from mematlas.arrays import NDArray
-    from mematlas.timeline.timeline import Moments, Key
+    from mematlas.timeline.timeline import Key, Moments
 
     Amounts = dict[str, int | None]
     RowKey = tuple[str, str, int]

@@ -13,9 +13,9 @@ from mematlas.errors import NotSupported, TargetNotFound
 from mematlas.timeline import timeline as module
 from mematlas.timeline.encoding import MOST_DELTAS, Encoder
 from mematlas.timeline.held_pages import HeldPages
+from mematlas.timeline.recorded_timeline import RecordedTimeline
 from mematlas.timeline.recording import Recording
 from mematlas.timeline.sampler import Cost, Snapshot
-from mematlas.timeline.timeline import RecordedTimeline
 from mematlas.timeline.watch import Files, Look
 from mematlas.timeline.words import Sparse
 

@@ -16,7 +16,7 @@ from mematlas.frozen import replace
 from mematlas.kernel.procfs import ProcFS
 from mematlas.timeline import timeline as module
 from mematlas.timeline.encoding import Encoder
-from mematlas.timeline.recorded_timeline import RecordedTimeline
+from mematlas.timeline.recorded_timeline import MOST_LAST, RecordedTimeline
 from mematlas.timeline.recording import Recording
 from mematlas.timeline.sampler import Cost, Snapshot
 from mematlas.timeline.timeline import LiveTimeline, changes, seen_of
@@ -196,5 +196,5 @@ def test_moments_of_a_recording_that_were_asked_for_last_are_kept(tmp_path: Path
     assert timeline.at(timeline.times[0]) is timeline.at(timeline.times[0])
     for at in timeline.times:
         timeline.at(at)
-    assert len(timeline._last_moments) <= module.MOST_KEPT
+    assert len(timeline._last) <= MOST_LAST
     assert list(timelines) == []
