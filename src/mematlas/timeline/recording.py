@@ -1,8 +1,7 @@
 """Reading a recording, which may be anybody's: nothing in it is run, and what it takes is bounded.
 
 It is opened once, by descriptor, and read only; a schema that is not ours to the letter is refused, and so are views,
-triggers and virtual tables, which could run what somebody has put into them. Sources: sqlite.org/security.html,
-sqlite.org/wal.html.
+triggers and virtual tables, which could run what somebody has put into them (sqlite.org/security.html, wal.html).
 """
 
 from __future__ import annotations

@@ -25,7 +25,6 @@ MARK = "~"
 """What stands where text was cut."""
 SPARKS = BARS[1:]
 BLOCKS = " ▏▎▍▌▋▊▉█"
-ASCII_BLOCKS = " ..::==##"
 NARROW = frozenset(BLOCKS + SPARKS + "░▒▓·│▸" + "".join(map(chr, range(0x20, 0x7F))))
 """Characters of one column, of which whole rows are."""
 

@@ -81,13 +81,17 @@ def tabs_row(pages: Sequence[Page], page: Page, status: Status, width: int) -> t
     row: Row = [(" ", "text")]
     places = []
     at = 1
-    has_room = width >= sum(len(one.name) + 4 for one in pages) + 24
+    names = sum(len(one.name) + 4 for one in pages)
+    cost = status.cost
+    if cost and width < names + len(f" {cost} · {status.when} "):
+        cost = cost.rpartition(" · ")[2].removesuffix(" of a core")
+    right: Row = [(f"{cost} · " if cost else "", "muted"), (status.when + " ", "title")]
+    has_room = width >= names + width_of_row(right) + 1
     for number, one in enumerate(pages, 1):
         name = f" {number} {one.name} " if has_room or one is page else f" {number} "
         row.append((name, "title+cursor" if one is page else "muted"))
         places.append((at, at + len(name)))
         at += len(name)
-    right: Row = [(f"{status.cost} · " if status.cost else "", "muted"), (status.when + " ", "title")]
     return between(row, right, width), places
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from histories import seen, write
 from mematlas.errors import NotSupported, TargetNotFound
-from mematlas.timeline import timeline as module
 from mematlas.timeline.encoding import MOST_DELTAS, Encoder
 from mematlas.timeline.held_pages import HeldPages
 from mematlas.timeline.recorded_timeline import RecordedTimeline
@@ -87,7 +86,7 @@ def test_what_changed_before_what_is_held_is_not_known_any_more() -> None:
 
 
 def test_a_recording_is_looked_back_for_so_many_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_LOOKED_BACK", 5)
+    monkeypatch.setattr("mematlas.timeline.recorded_timeline.MOST_LOOKED_BACK", 5)
     moments = history(Random(4), 30)
     with recorded(tmp_path, moments) as recording:
         timeline = RecordedTimeline(recording)

@@ -17,9 +17,10 @@ from mematlas.errors import NotSupported
 from mematlas.frozen import replace
 from mematlas.kernel.maps import Vma
 from mematlas.timeline.encoding import Encoder
+from mematlas.timeline.recorded_timeline import RecordedTimeline
 from mematlas.timeline.recording import Recording
 from mematlas.timeline.sampler import Cost, Snapshot
-from mematlas.timeline.timeline import Detail, RecordedTimeline
+from mematlas.timeline.timeline import Detail
 from mematlas.timeline.watch import Files, Look
 from mematlas.timeline.words import Sparse
 from mematlas.tui.drawing import width_of_row

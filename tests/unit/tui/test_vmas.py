@@ -147,9 +147,9 @@ def test_the_cursor_is_where_the_map_has_it() -> None:
     page = page_of()
     texts(page)
     page.viewing.address = 0x10000 + 3 * PAGE
-    assert any("[heap]" in text for text in roles(page, "+cursor"))
+    assert any("[heap]" in text for text in roles(page, "+row"))
     page.press(">")
-    assert any("[heap]" in text for text in roles(page, "+cursor"))
+    assert any("[heap]" in text for text in roles(page, "+row"))
     assert page.viewing.address == 0x10000 + 3 * PAGE
 
 
