@@ -19,7 +19,6 @@ FOR_TESTS = {
     **dict.fromkeys(("compose", "on_mount", "on_unmount", "on_resize", "on_key", "on_click"), "called by Textual"),
     **dict.fromkeys(("on_mouse_scroll_up", "on_mouse_scroll_down", "on_top_news"), "called by Textual"),
     **dict.fromkeys(("on_input_submitted", "render_line"), "called by Textual"),
-    **dict.fromkeys(("ENABLE_COMMAND_PALETTE", "AUTO_FOCUS", "CSS"), "read by Textual"),
 }
 
 

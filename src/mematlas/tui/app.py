@@ -87,7 +87,7 @@ class Top(App[int]):
         super().__init__(ansi_color=True)
         self.viewing = viewing
         self.pages = list(pages)
-        self.page = self.pages[0]
+        self.page = self.pages[1 if viewing.focus else 0]
         self.colours = colours
         self.sheet: Page | None = None
         """What lies over the page: help, or a question."""
