@@ -155,11 +155,6 @@ class VmaList:
         assert place is not None
         return self.amounts.vmas[place]
 
-    def key_at(self, address: int) -> int | None:
-        """Return the key of the VMA that an address is in; None where there is none."""
-        place = self.amounts.place(address)
-        return None if place is None else self.amounts.vmas[place].start
-
     def search(self, keys: Sequence[Any], wanted: str, first: int, step: int) -> int | None:
         """Return the index of the next of some keys whose line has a text, from an index on and round the end."""
         items: dict[Any, VmaUsage] = {item.start: item for item in self.amounts.vmas}
