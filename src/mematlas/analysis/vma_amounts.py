@@ -6,6 +6,7 @@ A timeline holds what is the same at two moments once (`mematlas.timeline.timeli
 from __future__ import annotations
 
 from itertools import repeat
+from operator import attrgetter
 
 from mematlas.analysis.difference import matched
 from mematlas.arrays import np
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
 
     from mematlas.analysis.results import VmaUsage
     from mematlas.arrays import NDArray
+    from mematlas.kernel.maps import Vma
 
     Numbers = NDArray[np.int64]
 
-MEASURES = ("size", "rss", "pss", "uss", "swap", "nr_dirty", "nr_accessed")
+USE = ("nr_dirty", "nr_accessed")
+MEASURES = ("size", "rss", "pss", "uss", "swap", *USE)
 NOT_KNOWN = -1
 """What stands for an amount that is not known."""
 KIND, CODE = len(MEASURES), len(MEASURES) + 1
@@ -58,13 +61,15 @@ class VmaAmounts:
         some = [self.vmas[place] for place in places.tolist()]
         if not some:
             return
-        for row, measure in enumerate(MEASURES):
-            values = [getattr(item, measure) for item in some]
+        vmas, usages = [item.vma for item in some], [item.usage for item in some]
+        self._table[0, places] = [vma.end - vma.start for vma in vmas]
+        for row, measure in enumerate(MEASURES[1:], 1):
+            values = map(attrgetter(measure), some if measure in USE else usages)
             self._table[row, places] = [NOT_KNOWN if value is None else value for value in values]
-        self._table[KIND, places] = [numbers[item.vma.kind] for item in some]
+        self._table[KIND, places] = [numbers[vma.kind] for vma in vmas]
         if code_of is not None:
             self._table[CODE, places] = [code_of(item) for item in some]
-        self.starts[places] = np.array([item.vma.start for item in some], np.uint64)
+        self.starts[places] = np.array([vma.start for vma in vmas], np.uint64)
 
     def __len__(self) -> int:
         return len(self.vmas)
@@ -95,6 +100,12 @@ class VmaAmounts:
         """Return the place of a VMA; None where it is not one of these."""
         return self._places.get(id(item))
 
+    def places_not_in(self, others: VmaAmounts) -> Numbers:
+        """Return the places of the VMAs that are not among others."""
+        there = np.fromiter(map(others._places.get, self._places, repeat(-1)), np.int64, len(self._places))
+        places: Numbers = np.flatnonzero(there < 0)
+        return places
+
     def sums(self, measure: str, codes: Numbers, nr: int) -> NDArray[np.float64]:
         """Return an amount by group; NaN where it is not known of one in it.
 
@@ -107,6 +118,13 @@ class VmaAmounts:
         if is_unknown.any():
             sums[np.unique(codes[is_unknown])] = np.nan
         return sums
+
+
+def is_one_object(one: Vma, other: Vma) -> bool:
+    """Whether two VMAs are of the same object and rights."""
+    if one is other:
+        return True
+    return one.path == other.path and one.perms == other.perms and one.inode == other.inode and one.dev == other.dev
 
 
 class VmaChanges:
@@ -122,16 +140,37 @@ class VmaChanges:
         """Those that are not there any more, as they were."""
         if before.vmas is now.vmas:
             return
-        # What is the same needs no comparing: of the rest it is found out what went on from what.
-        earlier = [item for item in before.vmas if now.place_of(item) is None]
-        later = [item for item in now.vmas if before.place_of(item) is None]
-        for old, new in matched(earlier, later):
-            if new is None:
-                self.gone += [old] if old else []
-                continue
-            place = now.place_of(new) or 0
-            if old is None:
-                self.new.add(new.start)
-            was = old.rss if old else 0
-            self.is_known[place] &= was is not None
-            self.of_rss[place] = (new.rss or 0) - (was or 0)
+        # What is the same needs no comparing, and what is where it was goes on from that: the rest is matched.
+        rest, left = self._compare(before, now)
+        for old, new in matched([before.vmas[place] for place in left], [now.vmas[place] for place in rest]):
+            self._add(now, old, new)
+
+    def _compare(self, before: VmaAmounts, now: VmaAmounts) -> tuple[list[int], list[int]]:
+        """Compare the VMAs of the same object that are where they were; return the places of all others, of now and of
+        before.
+        """
+        later, earlier = now.places_not_in(before), before.places_not_in(now)
+        if not len(later) or not len(earlier):
+            return later.tolist(), earlier.tolist()
+        nearest = np.minimum(np.searchsorted(before.starts[earlier], now.starts[later]), len(earlier) - 1)
+        others = earlier[nearest]
+        is_there = (before.starts[others] == now.starts[later]) & (before.of("size")[others] == now.of("size")[later])
+        pairs = zip(later[is_there].tolist(), others[is_there].tolist(), strict=True)
+        is_there[is_there] = [is_one_object(now.vmas[place].vma, before.vmas[other].vma) for place, other in pairs]
+        ones, others = later[is_there], others[is_there]
+        was = before.of("rss")[others]
+        self.is_known[ones] &= was >= 0
+        self.of_rss[ones] = np.where(self.is_known[ones], now.of("rss")[ones] - was, 0)
+        return later[~is_there].tolist(), np.setdiff1d(earlier, others).tolist()
+
+    def _add(self, now: VmaAmounts, old: VmaUsage | None, new: VmaUsage | None) -> None:
+        """Take in what has become of a VMA."""
+        if new is None:
+            self.gone += [old] if old else []
+            return
+        place = now.place_of(new) or 0
+        if old is None:
+            self.new.add(new.start)
+        was = old.usage.rss if old else 0
+        self.is_known[place] &= was is not None
+        self.of_rss[place] = (new.usage.rss or 0) - (was or 0)

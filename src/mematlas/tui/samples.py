@@ -71,6 +71,8 @@ class Samples:
         self._folds: dict[float, Fold] = {}
         self._last: tuple[VmaAmounts, Fold] | None = None
         """VMAs that were added up last, and to what."""
+        self._newest: tuple[float, tuple[VmaAmounts, Fold] | None] = (float("-inf"), None)
+        """The same of the latest moment of which they were: what comes next is like it."""
         self._usual = 0.0
         self._of_times = (0, 0.0)
 
@@ -87,6 +89,7 @@ class Samples:
                 kept.clear()
         if len(self.keys) > MOST_ROWS:
             self.keys, self.starts, self._numbers, self._last = [], [], {}, None
+            self._newest = float("-inf"), None
             self._folds.clear()
 
     def moment(self, first: float, end: float) -> float | None:
@@ -147,13 +150,17 @@ class Samples:
         if vmas is None:
             return NOTHING
         self.has_vmas = True
-        if self._last is not None and self._last[0].vmas is vmas:
-            return self._last[1]
-        amounts = VmaAmounts(vmas, self._last[0] if self._last else None, self._number_of)
-        rows, codes = np.unique(amounts.codes, return_inverse=True)
-        sums = np.array([amounts.sums(name, codes.reshape(-1), len(rows)) for name in OF_ROWS])
-        self._last = amounts, Fold(rows, sums)
-        return self._last[1]
+        is_newest = at > self._newest[0]
+        nearby = self._newest[1] if is_newest else self._last
+        if nearby is None or nearby[0].vmas is not vmas:
+            amounts = VmaAmounts(vmas, nearby[0] if nearby else None, self._number_of)
+            rows = np.flatnonzero(np.bincount(amounts.codes, minlength=len(self.keys)))
+            sums = np.array([amounts.sums(name, amounts.codes, len(self.keys))[rows] for name in OF_ROWS])
+            nearby = amounts, Fold(rows, sums)
+        self._last = nearby
+        if is_newest:
+            self._newest = at, nearby
+        return nearby[1]
 
     def _number_of(self, item: VmaUsage) -> int:
         """Return the number of the row that a VMA is in."""
