@@ -17,7 +17,6 @@ from mematlas.kernel.memory.structpage import UNKNOWN_COUNT
 from mematlas.kernel.pagemap import (
     ACCESSED,
     DIRTY,
-    ENTRY_SIZE,
     FILE,
     MARK_A,
     MARK_B,
@@ -29,7 +28,7 @@ from mematlas.kernel.pagemap import (
 from mematlas.model.hidden import HiddenVmas
 from mematlas.model.pagetables import entries as paging
 from mematlas.model.pagetables.convert import EntryConverter
-from mematlas.model.pagetables.entries import address_of, holds, maps_memory
+from mematlas.model.pagetables.entries import holds, maps_memory
 from mematlas.model.pagetables.kept import LEAF, NOTHING, NOWHERE, NR_KINDS, TABLE, KeptTables, are_in, grown
 from mematlas.model.pagetables.place_ranges import PlaceRanges
 from mematlas.model.pagetables.row_sums import ASKED, DEVICE, HELD, RowSums, state_bytes
@@ -47,7 +46,6 @@ from mematlas.model.pagetables.stretches import (
     stretches_of,
 )
 from mematlas.model.pagetables.vma_counts import VmaCounts, left_out
-from mematlas.model.pagetables.walk import WalkingSource
 from mematlas.notes import Note
 
 TYPE_CHECKING = False
@@ -95,8 +93,6 @@ class FollowedPages:
             PermissionDenied: they may not be looked at.
             NotSupported: they cannot be looked at, or there is no room.
         """
-        if isinstance(access.memory, WalkingSource):
-            raise NotSupported("following page tables through a broker")
         self.process = process
         self.access = access
         self.frames = access.frames
@@ -426,9 +422,7 @@ class FollowedPages:
             entries = tables.entries[places]
             pfns = tables.frames_at(places, entries)
             wrong = (self.frames.map_counts(pfns) != 1) | ~self.frames.are_anonymous(pfns)
-            rows, within = tables.split(places[wrong])
-            at = address_of(self.mode, tables.uppers[rows]) + within.astype(np.uint64) * np.uint64(ENTRY_SIZE)
-            now, good = self.access.memory.entries(at)
+            now, good = tables.entries_now(places[wrong])
             places = places[wrong][good & (now == entries[wrong])]
         self._can_trust = False
         return False

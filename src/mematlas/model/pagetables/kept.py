@@ -13,14 +13,18 @@ from __future__ import annotations
 from itertools import pairwise
 
 from mematlas.arrays import Bools, Bytes, NDArray, Words, np
+from mematlas.errors import NotSupported
 from mematlas.frozen import record
+from mematlas.kernel.pagemap import ENTRY_SIZE
 from mematlas.model.pagetables.entries import address_of, any_bit, holds, is_table, leaf_address, maps_memory, states
 from mematlas.model.pagetables.walk import (
     NR_RETRIES,
+    NR_ROWS,
     Span,
     TableLevel,
     Walk,
     Walker,
+    WalkingSource,
     merge_spans,
     upper_entries,
 )
@@ -41,6 +45,8 @@ NOTHING, TABLE, LEAF, OTHER = range(4)
 NR_KINDS = 4
 NOWHERE: NDArray[np.intp] = np.zeros(0, np.intp)
 FIRST_REGIONS = 16
+MOST_WALKED = 1 << 14
+"""Tables of the last level that are walked at once: 64 MiB that are handed over, of 32 GiB of memory."""
 
 
 @record
@@ -64,9 +70,10 @@ class UpperRows:
 class KeptTables:
     """The page tables of the user half of an address space, as they were when `read` was called last."""
 
-    def __init__(self, source: PageTableSource, mode: PagingMode, pgd: int, room: TableRoom) -> None:
+    def __init__(self, source: PageTableSource | WalkingSource, mode: PagingMode, pgd: int, room: TableRoom) -> None:
         self.source = source
         self.mode = mode
+        self.pgd = pgd
         self.room = room
         above, last = mode.levels[-2:]
         self.row_pages = last.nr_entries
@@ -94,7 +101,8 @@ class KeptTables:
         """Which rows are tables that were not there before, or elsewhere."""
         self.torn: list[Span] = []
         """Ranges that changed each time they were read: nothing of them is in the copy."""
-        self._walker = Walker(source, mode, pgd, len(mode.levels) - 1)
+        # Of a source that walks by itself it is asked no more than where memory ends.
+        self._walker = Walker(source, mode, pgd, len(mode.levels) - 1)  # type: ignore[arg-type]
         self._span: Span = (0, mode.user_end - 1)
         self._meaning = self._walker.meaning
         bits = any_bit(mode.accessed), any_bit(mode.dirty)
@@ -192,6 +200,8 @@ class KeptTables:
         Raises:
             NotSupported: there is not room for all of them.
         """
+        if isinstance(self.source, WalkingSource):
+            return self._read_walked(self.source)
         changed: list[Places] = []
         used: list[Places] = []
         broken: list[Span] = []
@@ -206,6 +216,10 @@ class KeptTables:
             broken = merge_spans([*unread, *bad, *self._walker.changed([*levels, last])])
             if not broken:
                 break
+        return self._put_together(changed, used, broken)
+
+    def _put_together(self, changed: list[Places], used: list[Places], broken: list[Span]) -> tuple[Places, Places]:
+        """Return what `read` does, with what could not be read left out."""
         for span in broken:
             changed.append(self._leave_out(span))
         self.torn = broken
@@ -214,6 +228,44 @@ class KeptTables:
         if len(changed) > 2 or len(changed[0]):  # else each place was looked at once
             used_alone = used_alone[~are_in(used_alone, every)]
         return every, used_alone
+
+    def _read_walked(self, source: WalkingSource) -> tuple[Places, Places]:
+        """Read all tables by one walk, which somebody else makes, and which proves each: see `read`."""
+        walked = source.walk(self.pgd, *self._span, len(self.mode.levels))
+        last = walked.levels[-1]
+        if len(last) > MOST_WALKED:
+            raise NotSupported(f"following {len(last):,} page tables through a broker", f"{MOST_WALKED:,} at the most")
+        gone = self._take_rows(self._upper_rows(list(walked.levels[:-1])))
+        rows = self._rows_at(last.addresses)
+        kept = self._rows_of(self.entries)
+        places, entries = [NOWHERE], [self.entries[:0]]
+        for start in range(0, len(rows), NR_ROWS):
+            at, data = rows[start : start + NR_ROWS], last.entries[start : start + NR_ROWS]
+            differ = np.flatnonzero(data != kept[at])
+            which, within = self.split(differ)
+            places.append(at[which] * self.row_pages + within)
+            entries.append(data.reshape(-1)[differ])
+        others, used_alone, bad = self._take(np.concatenate(places), np.concatenate(entries), NOWHERE)
+        return self._put_together([gone, others], [used_alone], merge_spans([*walked.torn, *bad]))
+
+    def _rows_at(self, addresses: Words) -> Places:
+        """Return the rows of the tables that translate addresses, the first of each."""
+        numbers = (addresses >> np.uint64(self.region_shift)).tolist()
+        regions = np.array([self.regions[number] for number in numbers], np.intp)
+        within = (addresses >> np.uint64(self.mode.levels[-2].shift)).astype(np.intp) & self.region_rows - 1
+        return regions * self.region_rows + within
+
+    def entries_now(self, places: Places) -> tuple[Words, Bools]:
+        """Return the entries at some places as they are just now, and which of them could be read."""
+        if isinstance(self.source, WalkingSource):
+            last = len(self.mode.levels) - 1
+            addresses = (self.pages_at(places) << np.uint64(self.mode.page_shift)).tolist()
+            steps = [self.source.walk_address(self.pgd, address) for address in addresses]
+            found = [way[last].entry if len(way) > last else 0 for way in steps]
+            return np.array(found, np.uint64), np.array([len(way) > last for way in steps], np.bool_)
+        rows, within = self.split(places)
+        tables = address_of(self.mode, self.uppers[rows])
+        return self.source.entries(tables + within.astype(np.uint64) * np.uint64(ENTRY_SIZE))
 
     def _upper_rows(self, levels: list[TableLevel]) -> UpperRows:
         """Return the rows that there are now."""
@@ -329,6 +381,7 @@ class KeptTables:
             rows, phys = rows[chosen], phys[chosen]
         kept = self._rows_of(self.entries)
         places, entries, unread = [NOWHERE], [self.entries[:0]], [NOWHERE]
+        assert not isinstance(self.source, WalkingSource)
         for part, data, good in self.source.table_batches(phys):
             at = rows[part]
             first, nr = int(at[0]), len(at)
