@@ -398,8 +398,21 @@ class LiveTimeline:
             if (one.pid, one.start_time) == who
         ]
 
-    def details(self, moment: Snapshot[Look], pid: int, address: int) -> Detail:
+    def owners(self, pfn: int) -> FrameOwners:
+        """Return what a frame is just now, and who has it; any thread may ask, since that takes all processes.
+
+        Raises:
+            PermissionDenied, NotSupported: that may not be known here.
+            TargetNotFound: there is no such frame.
+        """
+        from mematlas.observe.machine import Machine
+
+        return Machine(self.watch.procfs).owners([pfn])
+
+    def details(self, moment: Snapshot[Look], pid: int, address: int, with_owners: bool = True) -> Detail:
         """Return what an address of a process is just now: where, how page tables lead there, and who else has it.
+
+        To look for those may take as long as going through all processes.
 
         Raises:
             NotSupported: the moment is not the last one: nobody has kept that.
@@ -409,7 +422,6 @@ class LiveTimeline:
         times = self.times
         if not times or moment.elapsed != times[-1]:
             raise NotSupported("what an address was at an earlier moment", "record --what frames")
-        from mematlas.observe.machine import Machine
         from mematlas.observe.pagetables import PageTables
 
         process = self.watch.process(pid)
@@ -421,9 +433,9 @@ class LiveTimeline:
                 (walk,) = tables.walk([address]).items
         except (PermissionDenied, NotSupported) as error:
             notes.append(Note("no-tables", f"page tables cannot be read: {error}"))
-        if translation.pfn is not None:
+        if with_owners and translation.pfn is not None:
             try:
-                owners = Machine(process.procfs).owners([translation.pfn])
+                owners = self.owners(translation.pfn)
             except (PermissionDenied, NotSupported, TargetNotFound) as error:
                 notes.append(Note("owners-unknown", f"who has the frame is not known: {error}"))
         return Detail(translation, walk, owners, tuple(notes))

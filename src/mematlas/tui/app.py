@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 from textual import events
@@ -105,7 +106,8 @@ class Top(App[int]):
         self._prompted: str | None = None
         self._searched = ""
         self._costs: list[tuple[float, float]] = []
-        viewing.ask = self.ask
+        viewing.ask, viewing.ask_aside = self.ask, self.ask_aside
+        self._aside: threading.Thread | None = None
 
     # What is there
 
@@ -172,6 +174,24 @@ class Top(App[int]):
             self.viewing.answers[name] = NotSupported("this", "a live process")
             return
         looker.ask(name, question)
+
+    def ask_aside(self, name: str, question: Any) -> None:
+        """Have something asked by a thread of its own: one thing at a time."""
+        timeline = self.viewing.closely
+        if self._aside is not None and self._aside.is_alive():
+            self.say("still looking for what was asked before")
+            return
+
+        def run() -> None:
+            try:
+                found = question(timeline)
+            except Error as error:
+                found = error
+            self.viewing.answers[name] = found
+            self.post_message(self.News())
+
+        self._aside = threading.Thread(target=run, daemon=True)
+        self._aside.start()
 
     def on_top_news(self) -> None:
         """Show what is new."""

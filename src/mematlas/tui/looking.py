@@ -101,6 +101,9 @@ class Looker:
         except Error as error:
             self.error = error
             self._tell(self)
+        except Exception as error:  # a mistake of ours must not look like silence
+            self.error = Error(f"a mistake of ours, please report it: {type(error).__name__}: {error}")
+            self._tell(self)
         finally:
             self.is_over |= self.error is not None
 
@@ -138,4 +141,4 @@ def last_moment(timeline: LiveTimeline) -> Snapshot[Look]:
 
 def detail_of(pid: int, address: int) -> Question:
     """Return what asks for all that is to be known of an address just now."""
-    return lambda timeline: timeline.details(last_moment(timeline), pid, address)
+    return lambda timeline: timeline.details(last_moment(timeline), pid, address, with_owners=False)

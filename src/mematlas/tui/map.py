@@ -10,7 +10,7 @@ from mematlas.errors import Error, NotSupported
 from mematlas.tui.drawing import MARK as MARK_OF_CUT
 from mematlas.tui.drawing import fitted, name_cell, sentence, width_of_row
 from mematlas.tui.looking import detail_of
-from mematlas.tui.map_detail import Cursor, brief_row, cell_rows, detail_rows, page_rows
+from mematlas.tui.map_detail import Cursor, brief_row, cell_rows, detail_rows, owner_rows, page_rows
 from mematlas.tui.map_moment import MapMoment
 from mematlas.tui.page import Page
 from mematlas.tui.page_rows import MARK, PageRows, rows_that_fit
@@ -58,11 +58,14 @@ class MapPage(Page):
         ("f", "follow changes"),
         ("w", "whole space"),
         ("i", "the page"),
+        ("o", "who has it"),
         ("/", "VMA or 0x..."),
     )
 
     def __init__(self, viewing: Viewing) -> None:
         super().__init__(viewing)
+        self._owned: int | None = None
+        """The frame of which it was asked who has it."""
         self.cell_pages: int | None = None
         """How large a cell is to be; None for what makes all fit."""
         self.is_following = self.is_open = False
@@ -399,7 +402,30 @@ class MapPage(Page):
         detail = viewing.answer("detail")
         if detail is None or detail.translation.address != page * moment.page_size:
             return [[("looking the page up ...", "muted")]]
-        return detail_rows(detail, moment, width)
+        rows = list(detail_rows(detail, moment, width))
+        pfn = detail.translation.pfn
+        if pfn is None:
+            return rows
+        if self._owned != pfn:
+            return [*rows, [], [("o: what the frame is, and who has it", "muted")]]
+        if why := viewing.why_not("owners"):
+            return [*rows, [], *([(line, "muted")] for line in fold(why, width))]
+        owners = viewing.answer("owners")
+        if owners is None:
+            return [*rows, [], [("looking through all processes ...", "muted")]]
+        return [*rows, *owner_rows(owners, width)]
+
+    def _ask_for_owners(self) -> None:
+        """Have it looked up what the frame of the page is, and who has it."""
+        viewing = self.viewing
+        detail = viewing.answer("detail")
+        pfn = detail.translation.pfn if detail else None
+        if pfn is None or viewing.ask_aside is None:
+            viewing.said = "no frame is known here"
+            return
+        self._owned = pfn
+        viewing.answers.pop("owners", None)
+        viewing.ask_aside("owners", lambda timeline: timeline.owners(pfn))
 
     # Keys and mouse
 
@@ -408,6 +434,8 @@ class MapPage(Page):
         viewing = self.viewing
         if key == "c":
             viewing.palette = PALETTES[(PALETTES.index(viewing.palette) + 1) % len(PALETTES)]
+        elif key == "o":
+            self._ask_for_owners()
         elif key in ("i", "enter"):
             self.is_open = not self.is_open if key == "i" else True
             self._asked = None

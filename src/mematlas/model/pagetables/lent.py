@@ -49,8 +49,10 @@ class LentMemory(WalkingSource):
         self.levels = self.facts.levels
         self.phys_bits = self.facts.phys_bits
         self.memory_end = self.facts.memory_end
-        self._held: dict[int, tuple[int, bool]] = {}
-        """By the top table: the number of the address space, and whether it is the one for user space."""
+        self._held: dict[int, list[tuple[int, bool]]] = {}
+        """By the top table: the numbers of the address space, one for each time that it is held, and whether it is the
+        one for user space.
+        """
         self._copies: dict[int, int] = {}
         kernel = self.facts.kernel
         if kernel is not None:
@@ -63,10 +65,10 @@ class LentMemory(WalkingSource):
             with self.procfs.process(pid) as opened:
                 return self.open_mm(pid, opened)
         number, pgd, copy = self.lender.ask("hold_tables", *directory.identity, self.reader)[0]
-        self._held[pgd] = number, False
+        self._held.setdefault(pgd, []).append((number, False))
         if copy is not None:
             self._copies[pgd] = copy
-            self._held[copy] = number, True
+            self._held.setdefault(copy, []).append((number, True))
         return LentMm(self, directory.pid, number, pgd)
 
     def user_pgd(self, pgd: int) -> int | None:
@@ -77,8 +79,10 @@ class LentMemory(WalkingSource):
         """Let go of an address space."""
         number, mm.number = mm.number, 0
         for top in (mm.pgd, self._copies.get(mm.pgd)):
-            if top is not None and self._held.get(top, (0,))[0] == number:
-                del self._held[top]
+            if top is not None:
+                self._held[top] = [held for held in self._held.get(top, ()) if held[0] != number]
+                if not self._held[top]:
+                    del self._held[top]
         try:
             self.lender.tell("release_tables", number)
         except (Error, OSError):
@@ -91,12 +95,12 @@ class LentMemory(WalkingSource):
 
     def walk(self, pgd: int, first: int, last: int, nr_levels: int) -> Walk:
         """Return the tables of a range: the broker walks them."""
-        packed: PackedWalk = self.lender.ask("walk_tables", *self._held[pgd], first, last, nr_levels)[0]
+        packed: PackedWalk = self.lender.ask("walk_tables", *self._held[pgd][-1], first, last, nr_levels)[0]
         return Walk(self.facts.mode, pgd, first, last, tuple(packed.levels()), packed.torn, packed.nr_retries)
 
     def walk_address(self, pgd: int, address: int) -> tuple[WalkStep, ...]:
         """Return how one address is translated."""
-        steps: tuple[WalkStep, ...] = self.lender.ask("walk_to_address", *self._held[pgd], address)[0]
+        steps: tuple[WalkStep, ...] = self.lender.ask("walk_to_address", *self._held[pgd][-1], address)[0]
         return steps
 
     def close(self) -> None:
