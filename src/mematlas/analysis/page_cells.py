@@ -6,6 +6,8 @@ of absent pages. Small ones that lie close together are one *word* of cells, end
 
 from __future__ import annotations
 
+from copy import copy
+
 from mematlas.analysis.grid import CLASS_OF_BYTE, CLASSES
 from mematlas.arrays import np
 from mematlas.frozen import record
@@ -295,6 +297,23 @@ class CellCounts:
         self.classes[:, ABSENT] += absent - unknown
         self.classes[:, UNKNOWN_CLASS] += unknown
         self.sizes = pieces.sizes
+
+    def after(self, pages: Words, old: Bytes, new: Bytes) -> CellCounts | None:
+        """Return the counts once the states of some pages are others; None where all have to be counted anew."""
+        pieces, there = self.pieces, signed(pages)
+        columns = np.full(256, -1, np.int64)
+        columns[self.kinds] = np.arange(len(self.kinds))
+        if (columns[old] < 0).any() or (columns[new] < 0).any() or (np.diff(pieces.firsts) <= 0).any():
+            return None
+        at = np.searchsorted(pieces.firsts, there, "right") - 1
+        inside = (at >= 0) & (there < pieces.ends[at])
+        slots, old, new = pieces.slots[at[inside]], old[inside], new[inside]
+        made = copy(self)
+        made.counts, made.classes = self.counts.copy(), self.classes.copy()
+        for states, sign in ((old, -1), (new, 1)):
+            np.add.at(made.counts, (slots, columns[states]), sign)
+            np.add.at(made.classes, (slots, CLASS_INDEX[states]), sign)
+        return made
 
     @property
     def present(self) -> Places:

@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from mematlas.analysis.page_cells import CellCounts
+    from mematlas.analysis.page_cells import CellCounts, Pieces
     from mematlas.arrays import Words
     from mematlas.timeline.watch import Seen
     from mematlas.tui.drawing import Row
@@ -64,6 +64,7 @@ class MapPage(Page):
 
     def __init__(self, viewing: Viewing) -> None:
         super().__init__(viewing)
+        self._cut: tuple[PageRows, list[Part], Pieces] | None = None
         self._owned: int | None = None
         """The frame of which it was asked who has it."""
         self.cell_pages: int | None = None
@@ -75,7 +76,7 @@ class MapPage(Page):
         self._moment: MapMoment | None = None
         self._fitted: PageRows | None = None
         self._laid: tuple[object, ...] = ()
-        self._laid_of: tuple[object, ...] = ()
+        self._laid_of: object = None
         """Of what rows were laid out; held, so that nothing else has its id()."""
         self._counted: tuple[tuple[object, ...], CellCounts] | None = None
         self.painted: Painted | None = None
@@ -214,7 +215,7 @@ class MapPage(Page):
         if columns > width - left - 1 and width > MARK:
             columns = max(width - left - 1, MARK)
         self._height, self._left = height, left
-        laid = (id(moment.space), id(moment.vmas), columns, height, self.cell_pages)
+        laid = (id(moment.space), columns, height, self.cell_pages)  # of VMAs that lie elsewhere it is another
         if laid == self._laid:
             return
         names = moment.vmas.names
@@ -225,8 +226,8 @@ class MapPage(Page):
             self.rows = self._fitted
         else:
             self.rows = PageRows(moment.space, names, self.cell_pages, columns, is_dense=False)
-        self._laid = (*laid[:4], self.cell_pages)
-        self._laid_of = moment.space, moment.vmas
+        self._laid = (*laid[:3], self.cell_pages)
+        self._laid_of = moment.space
         self._counted = self._drawn = None
 
     def _follow(self, moment: MapMoment) -> None:
@@ -284,6 +285,13 @@ class MapPage(Page):
                     row.append(("│", "muted"))
             yield row
 
+    def _pieces(self, rows: PageRows, parts: list[Part]) -> Pieces:
+        """Return what the cells in sight are made of: as long as they are the same, the same."""
+        if self._cut is None or self._cut[0] is not rows or self._cut[1] != parts:
+            pieces = rows.segments.pieces(*([part[index] for part in parts] for index in (0, 1, 2)))
+            self._cut = rows, parts, pieces
+        return self._cut[2]
+
     def _strokes(self, moment: MapMoment, shown: list[list[Part]]) -> Strokes:
         """Return the cells in sight as they are painted."""
         rows, palette = self.rows, self.viewing.palette
@@ -292,7 +300,7 @@ class MapPage(Page):
         key = (moment, rows, self.top, len(shown))
         if self._counted is None or self._counted[0] != key:
             parts = [part for row in shown for part in row]
-            pieces = rows.segments.pieces(*([part[index] for part in parts] for index in (0, 1, 2)))
+            pieces = self._pieces(rows, parts)
             self._counted, self._drawn = (key, moment.count(pieces)), None
         if self._drawn is None or self._drawn[0] != palette or self._drawn[1] is not changed:
             counts = self._counted[1]
@@ -342,7 +350,7 @@ class MapPage(Page):
         if number >= rows.cells[word]:
             return Cursor(ranges, True, {}, 0)
         pieces = rows.segments.pieces([word], [number], [number + 1])
-        counts = moment.count(pieces).classes[0].tolist()
+        counts = moment.count_few(pieces).classes[0].tolist()
         nr_changed = int(pieces.numbers(self._changed(moment))[0])
         return Cursor(ranges, False, dict(zip(CLASSES, counts, strict=True)), nr_changed)
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mematlas.timeline.words import Sparse
 
 IS_PRESENT = np.array([bool(byte & PRESENT) for byte in range(256)])
+SOME = 1 << 12
+"""Pages that are looked through together."""
 NO_PAGES: Words = np.zeros(0, np.uint64)
 HUGE_BYTES = np.frombuffer(IS_HUGE, np.uint8) != 0
 
@@ -38,6 +40,11 @@ class VmaArrays:
         """Of each VMA its name, as a number."""
         self.is_hidden = np.array([item.usage.nr_present is None for item in items], np.bool_)
         """Whether nothing is known of its pages."""
+
+    def lie_as(self, other: VmaArrays) -> bool:
+        """Whether others lie where these do, and are called as these are."""
+        names = ("firsts", "ends", "names", "is_hidden")
+        return self is other or all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
 
     @cached_property
     def accessed(self) -> tuple[Places, Places]:
@@ -89,17 +96,43 @@ class MapMoment:
         has_same_pages = before is not None and before.pages.indexes is self.pages.indexes
         self.space: SpaceOfPages = (
             before.space
-            if before and is_same and has_same_pages
+            if before and has_same_pages and self.vmas.lie_as(before.vmas)
             else space_of(self.vmas.firsts, self.vmas.ends, self.pages.indexes)
         )
-        self._by_byte: Places = np.bincount(state_bytes(self.pages.words), minlength=256)
+        self._counted: tuple[Pieces, CellCounts] | None = None
+        self._by_byte: Places
+        if before is not None and before.space is self.space:
+            self._take_changes(before)
+        else:
+            self._by_byte = np.bincount(state_bytes(self.pages.words), minlength=256)
         self.totals = class_totals(self._by_byte, self.space.nr_pages)
         """Pages of each class that occurs."""
         self._changed: tuple[float, Words | str] | None = None
         self._changed_at: tuple[Words, NDArray[np.float64]] | str | None = None
 
+    def _take_changes(self, before: MapMoment) -> None:
+        """Count what is other than at a moment before, of the same pages, rather than all."""
+        was, now = before.pages.words, self.pages.words
+        self._by_byte, self._counted = before._by_byte, before._counted
+        if was is now:
+            return
+        # Bytes are compared faster than words.
+        places = np.flatnonzero(state_bytes(was) != state_bytes(now))
+        old, new = state_bytes(was)[places], state_bytes(now)[places]
+        self._by_byte = self._by_byte - np.bincount(old, minlength=256) + np.bincount(new, minlength=256)
+        if before._counted is not None:
+            pieces, counts = before._counted
+            after = counts.after(self.pages.indexes[places], old, new)
+            self._counted = None if after is None else (pieces, after)
+
     def count(self, pieces: Pieces) -> CellCounts:
-        """Return how many pages of each state lie in cells."""
+        """Return how many pages of each state lie in cells: those that were counted last need not be again."""
+        if self._counted is None or self._counted[0] is not pieces:
+            self._counted = pieces, self.count_few(pieces)
+        return self._counted[1]
+
+    def count_few(self, pieces: Pieces) -> CellCounts:
+        """Return the same of cells that are soon counted."""
         return CellCounts(pieces, self.pages.indexes, self.pages.words, self.vmas.is_hidden)
 
     def word(self, page: int) -> int:
@@ -141,12 +174,15 @@ class MapMoment:
             return number
         return 0 if self.vmas.has_huge is False else None
 
-    @property
+    @cached_property
     def has_frames(self) -> bool:
-        """Whether present pages have the numbers of their frames."""
-        words = self.pages.words
-        there = words[IS_PRESENT[state_bytes(words)]][:1]
-        return bool(len(there)) and bool(int(there[0]) & PM_PFRAME)
+        """Whether present pages have the numbers of their frames: the first shows it."""
+        for start in range(0, len(self.pages), SOME):
+            words = self.pages.words[start : start + SOME]
+            there = words[IS_PRESENT[state_bytes(words)]][:1]
+            if len(there):
+                return bool(int(there[0]) & PM_PFRAME)
+        return False
 
     @property
     def why_no_nodes(self) -> str:

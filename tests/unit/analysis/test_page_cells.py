@@ -12,6 +12,7 @@ from mematlas.analysis.page_cells import (
     FOLD_CELLS,
     MOST_RUNS,
     CellCounts,
+    Pieces,
     Segments,
     SpaceOfPages,
     class_totals,
@@ -163,3 +164,28 @@ def test_totals_are_those_of_all_vmas() -> None:
     by_byte = np.bincount(np.array([0x81, 0x81, 0x40]), minlength=256)
 
     assert class_totals(by_byte, 10) == {"own": 2, "swapped": 1, "absent": 7}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_has_changed_is_counted_as_all_of_it_would_be(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    firsts = np.cumsum(random.integers(1, 50, 9)).astype(np.int64)
+    ends = firsts + random.integers(1, 7, 9)
+    ends[:-1] = np.minimum(ends[:-1], firsts[1:])
+    pieces = Pieces(firsts, ends, np.arange(9) // 2, np.arange(9), 5)
+    pages = np.arange(500, dtype=np.uint64)[random.random(500) < 0.7]
+    states = random.choice([0x80, 0x81, 0x40], len(pages)).astype(np.uint64)
+    hidden = np.zeros(9, np.bool_)
+    before = CellCounts(pieces, pages, states << np.uint64(56), hidden)
+    places = np.flatnonzero(random.random(len(pages)) < 0.2)
+    now = states.copy()
+    now[places] = random.choice([0x80, 0x81, 0x40], len(places))
+    after = before.after(pages[places], states[places].astype(np.uint8), now[places].astype(np.uint8))
+    whole = CellCounts(pieces, pages, now << np.uint64(56), hidden)
+
+    assert after is not None
+    assert (after.classes == whole.classes).all()
+    assert dict(zip(after.kinds, after.counts.T.tolist(), strict=True)) == dict(
+        zip(whole.kinds, whole.counts.T.tolist(), strict=True)
+    )
+    assert before.after(pages[:1], states[:1].astype(np.uint8), np.array([0x20], np.uint8)) is None
