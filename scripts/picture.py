@@ -2,12 +2,14 @@
 
 .venv/bin/python scripts/picture.py              all of them
 .venv/bin/python scripts/picture.py map          docs/map.svg: memory in as many states as possible (as root)
+.venv/bin/python scripts/picture.py top          docs/top.svg: the screen, with the same memory (as root)
 .venv/bin/python scripts/picture.py paging       docs/paging.svg: a drawing, paged out, drawn again (as root)
 .venv/bin/python scripts/picture.py heatmap      docs/heatmap.svg: ten seconds of a program, recorded (as root)
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import mmap
 import os
@@ -17,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -31,6 +34,8 @@ WIDTH = 104
 PAGING_WIDTH = 111
 """Columns in which a row of the drawing is half of its memory."""
 CELL_WIDTH, LINE_HEIGHT, MARGIN = 8.4, 18, 16
+TOP_SIZE, TOP_KEYS = (120, 36), ("/", *"anon", "enter", "n", "n", "-")
+"""Columns and lines of the picture of the screen, and what is typed before it is taken."""
 SWAP_SIZE = 64 << 20
 PYTHON = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
 """What has its libraries where everybody has them."""
@@ -168,6 +173,50 @@ def map_lines() -> list[str]:
         victim.stdout.readline()
         lines = said_by("map", "orders", "--kind", "heap,stack,anon,shmem", "--cell", "8", width=WIDTH)
         victim.communicate()
+    return lines
+
+
+def top_lines() -> list[str]:
+    """Return the page map of the program that `build` makes, as the screen of ``mematlas top`` has it."""
+    from mematlas.kernel.swapfile import TemporarySwap
+
+    line = [sys.executable, __file__, "victim"]
+    with TemporarySwap(SWAP_SIZE), subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as victim:
+        assert victim.stdout
+        victim.stdout.readline()
+        lines = asyncio.run(on_screen(victim.pid))
+        victim.communicate()
+    return lines
+
+
+async def on_screen(pid: int) -> list[str]:
+    """Return what the screen shows of a process once it has looked at it, in colours."""
+    from mematlas.kernel.procfs import ProcFS
+    from mematlas.timeline.watch import Watch
+    from mematlas.tui.app import Top
+    from mematlas.tui.colours import Colours
+    from mematlas.tui.pages import all_pages
+    from mematlas.tui.viewing import Viewing
+
+    viewing, colours = Viewing(), Colours(1 << 24, light=False)
+    viewing.place = "atlas · 6.18"
+    with ProcFS() as procfs, procfs.process(pid) as process:
+        viewing.focus = process.identity
+        watch = partial(Watch, [str(pid)], procfs, what=("pages",))
+        app = Top(viewing, all_pages(viewing), colours, {}, lambda _: watch, 0.5, 1.0, "root, apart", lambda: 0.0)
+        async with app.run_test(size=TOP_SIZE) as pilot:
+            await asyncio.sleep(2)
+            await pilot.press(*TOP_KEYS)
+            await asyncio.sleep(3)
+            rows = app.rows(*TOP_SIZE)
+    lines = []
+    for row in rows:
+        line = ""
+        for text, role in row:
+            style = colours[role]
+            red, green, blue = style.color.get_truecolor() if style.color else (230, 235, 242)
+            line += f"\x1b[0;38;2;{red};{green};{blue}{';7' if style.reverse else ''}m{text}"
+        lines.append(line)
     return lines
 
 
@@ -330,6 +379,7 @@ def of_256(number: int) -> str:
 HEATMAP = "heatmap"
 PICTURES: dict[str, tuple[Callable[[], list[str]], str, int]] = {
     "map": (map_lines, "An address space, drawn by mematlas map", WIDTH),
+    "top": (top_lines, "The page map of mematlas top", TOP_SIZE[0]),
     "paging": (paging_lines, "A drawing in memory, paged out by mematlas pageout, and drawn again", PAGING_WIDTH),
 }
 """What each shows, its title, and its columns."""
