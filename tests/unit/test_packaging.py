@@ -71,7 +71,7 @@ def test_every_module_is_in_the_wheel(wheel: Path) -> None:
 
 
 def test_one_extra_and_no_address_is_promised(metadata: Message) -> None:
-    assert metadata.get_all("Provides-Extra") == ["plot"]
+    assert metadata.get_all("Provides-Extra") == ["plot", "tui"]
     assert metadata.get_all("Project-URL") is None
     assert metadata.get_all("Requires-Dist") == ["numpy>=1.26", "matplotlib>=3.8; extra == 'plot'"]
 
