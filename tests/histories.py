@@ -23,6 +23,7 @@ from mematlas.timeline import writing
 from mematlas.timeline.encoding import Encoder
 from mematlas.timeline.moment import files_at
 from mematlas.timeline.recording import Recording
+from mematlas.timeline.ring import Ring
 from mematlas.timeline.sampler import Cost, Snapshot
 from mematlas.timeline.summary import summary_of
 from mematlas.timeline.tracks import curves_of, tracks_of
@@ -156,6 +157,25 @@ def write(path: Path, rows: list[Rows], facts: dict[str, str] = FACTS) -> Path:
     writing.finish(database)
     database.close()
     return path
+
+
+def write_ring(path: Path, rows: list[Rows], keep: float, facts: dict[str, str] = FACTS) -> Path:
+    """Write a ring, in this process."""
+    writing.make(str(path), force=False)
+    database = sqlite3.connect(path, isolation_level=None)
+    writing.prepare(database)
+    writing.add(database, {"recording": list((facts | {"keep": str(keep)}).items())})
+    feed(database, Ring(keep), rows)
+    writing.finish(database)
+    database.close()
+    return path
+
+
+def feed(database: sqlite3.Connection, ring: Ring, rows: list[Rows]) -> None:
+    """Add moments to a ring."""
+    for moment in rows:
+        writing.add(database, ring.based(moment))
+        ring.advance(database, moment)
 
 
 def as_utf8(item: VmaUsage) -> VmaUsage:
