@@ -43,8 +43,9 @@ STAYS = 0.6
 """How likely it is that the files of a process are as they were a moment before."""
 
 
-def usage_of(random: Random) -> Usage:
-    return replace(NOTHING, rss=random.choice([None, random.randrange(1 << 40)]), uss=random.randrange(1 << 30))
+def usage_of(random: Random, nr_pages: int) -> Usage:
+    rss = random.choice([None, random.randrange(1 << 40)])
+    return replace(NOTHING, rss=rss, uss=random.randrange(1 << 30), nr_pages=nr_pages)
 
 
 def vma_at(random: Random, number: int) -> VmaUsage:
@@ -55,7 +56,7 @@ def vma_at(random: Random, number: int) -> VmaUsage:
     vma = Vma(
         start, start + PAGE * random.randrange(1, 99), perms, 0, "00:00", random.choice([0, (1 << 64) - 1]), path, kind
     )
-    return VmaUsage(vma, usage_of(random), None, None, random.choice([None, 3]), None)
+    return VmaUsage(vma, usage_of(random, vma.size // PAGE), None, None, random.choice([None, 3]), None)
 
 
 def files_of(random: Random) -> Files:
@@ -138,13 +139,20 @@ def random_history(random: Random, most: int = 25) -> History:
 def changed_vmas(random: Random, vmas: list[VmaUsage]) -> list[VmaUsage]:
     """Return VMAs a moment later."""
     kept = [item for item in vmas if random.random() > 0.1]
-    kept = [replace(item, usage=usage_of(random)) if random.random() < 0.2 else item for item in kept]
+    kept = [
+        replace(item, usage=usage_of(random, item.usage.nr_pages)) if random.random() < 0.2 else item for item in kept
+    ]
     taken = {item.start for item in kept}
     new = [vma_at(random, random.randrange(12)) for _ in range(random.randrange(3))]
     return sorted(
         {item.start: item for item in [*new, *kept] if item in kept or item.start not in taken}.values(),
         key=lambda item: item.start,
     )
+
+
+def changed_usage(random: Random, item: VmaUsage) -> VmaUsage:
+    """Return a VMA with other amounts."""
+    return replace(item, usage=usage_of(random, item.usage.nr_pages))
 
 
 def write(path: Path, rows: list[Rows], facts: dict[str, str] = FACTS) -> Path:

@@ -1,0 +1,42 @@
+"""Recordings that somebody made up, read by the commands: what was found by fuzzing, and is mended."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from histories import History, seen, vma_at, write
+from mematlas.cli import main
+from mematlas.timeline.encoding import Encoder
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A recording of one process, at two moments."""
+    history, encoder = History(), Encoder()
+    vmas = [vma_at(Random(number), number) for number in (1, 2, 3)]
+    for _ in range(2):
+        history.add(encoder, [seen(7, vmas)])
+    return write(tmp_path / "x.mematlas", history.rows)
+
+
+def change(path: Path, *statements: str) -> None:
+    """Change a recording."""
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        for statement in statements:
+            database.execute(statement)
+
+
+@pytest.mark.parametrize("words", [["maps"], ["maps", "--by", "kind"], ["usage"], ["diff"]])
+def test_a_vma_that_is_said_to_have_other_pages_is_refused(
+    words: list[str], path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moments = [f"{path}@0s", f"{path}@1s"][: 1 + (words == ["diff"])]
+    assert main([*words, *moments]) == 0
+    change(path, "UPDATE vma_usage SET nr_pages = 0 WHERE vma = 2")
+    assert main([*words, *moments]) == 1
+    assert "expected amounts of the VMA at 0x2000000" in capsys.readouterr().err
