@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from pathlib import Path
 from random import Random
@@ -12,6 +13,12 @@ import pytest
 from histories import History, seen, vma_at, write
 from mematlas.cli import main
 from mematlas.timeline.encoding import Encoder
+from mematlas.timeline.recording import Recording
+from mematlas.timeline.recording_files import RecordingFiles, copy
+from mematlas.timeline.writing import LOG
+
+MIB = 1 << 20
+HUGE = 1 << 40
 
 
 @pytest.fixture
@@ -40,3 +47,25 @@ def test_a_vma_that_is_said_to_have_other_pages_is_refused(
     change(path, "UPDATE vma_usage SET nr_pages = 0 WHERE vma = 2")
     assert main([*words, *moments]) == 1
     assert "expected amounts of the VMA at 0x2000000" in capsys.readouterr().err
+
+
+def test_holes_are_copied_as_holes(tmp_path: Path) -> None:
+    source, made = tmp_path / "source", tmp_path / "made"
+    places = {0: b"first", HUGE // 2 + 5: b"x" * 3 * MIB, HUGE - 4: b"last"}
+    with open(source, "wb") as file:
+        for place, data in places.items():
+            os.pwrite(file.fileno(), data, place)
+    with open(source, "rb") as file:
+        copy(file.fileno(), str(made))
+    status = made.stat()
+    assert (status.st_size, status.st_blocks * 512 < 8 * MIB) == (HUGE, True)
+    with open(made, "rb") as file:
+        assert [os.pread(file.fileno(), len(data), place) for place, data in places.items()] == list(places.values())
+
+
+@pytest.mark.parametrize("suffix", ["", LOG])
+def test_a_recording_that_is_said_to_be_very_large_takes_no_room(suffix: str, path: Path) -> None:
+    Path(f"{path}{LOG}").touch()
+    os.truncate(f"{path}{suffix}", HUGE)
+    with Recording(RecordingFiles(str(path)), is_private=True) as recording:
+        assert recording.nr_moments == 2
