@@ -4,7 +4,6 @@ was cut short, the moments before that are kept.
 
 from __future__ import annotations
 
-import os
 import sys
 
 from mematlas.cli.command import Command
@@ -48,7 +47,7 @@ def run(args: Namespace, session: Session) -> int:
 def open_stream(path: str) -> BinaryIO:
     """Open a file to read a stream from."""
     try:
-        return open(os.open(path, os.O_RDONLY | os.O_CLOEXEC), "rb")
+        return open(path, "rb")
     except FileNotFoundError:
         raise TargetNotFound(f"no file {path}") from None
     except OSError as error:

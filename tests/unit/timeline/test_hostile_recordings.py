@@ -12,6 +12,8 @@ import pytest
 
 from histories import History, seen, vma_at, write
 from mematlas.cli import main
+from mematlas.cli.convert import open_stream
+from mematlas.errors import BadInput
 from mematlas.timeline.encoding import Encoder
 from mematlas.timeline.recording import Recording
 from mematlas.timeline.recording_files import RecordingFiles, copy
@@ -69,3 +71,10 @@ def test_a_recording_that_is_said_to_be_very_large_takes_no_room(suffix: str, pa
     os.truncate(f"{path}{suffix}", HUGE)
     with Recording(RecordingFiles(str(path)), is_private=True) as recording:
         assert recording.nr_moments == 2
+
+
+def test_a_directory_is_no_stream_and_is_let_go(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(BadInput, match="Is a directory"):
+        open_stream(str(tmp_path))
+    assert os.listdir("/proc/self/fd") == before
