@@ -13,10 +13,11 @@ import pytest
 from histories import History, seen, vma_at, write
 from mematlas.cli import main
 from mematlas.cli.convert import open_stream
-from mematlas.errors import BadInput
+from mematlas.errors import BadInput, FormatError
 from mematlas.timeline.encoding import Encoder
 from mematlas.timeline.recording import Recording
 from mematlas.timeline.recording_files import RecordingFiles, copy
+from mematlas.timeline.tracks import curves_of, tracks_of
 from mematlas.timeline.writing import LOG
 
 MIB = 1 << 20
@@ -49,6 +50,28 @@ def test_a_vma_that_is_said_to_have_other_pages_is_refused(
     change(path, "UPDATE vma_usage SET nr_pages = 0 WHERE vma = 2")
     assert main([*words, *moments]) == 1
     assert "expected amounts of the VMA at 0x2000000" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("moment", ["'x'", "zeroblob(3)", "0.5"])
+def test_changes_of_vmas_that_are_of_no_moment_are_refused(moment: str, path: Path) -> None:
+    change(path, f"UPDATE vma_usage SET moment = {moment} WHERE vma = 2", "INSERT INTO vma_end VALUES (1, 2)")
+    with Recording(str(path)) as recording, pytest.raises(FormatError, match="expected a moment"):
+        list(tracks_of(recording))
+
+
+@pytest.mark.parametrize(("first", "end"), [(0, None), (3, None), (2, 2), (2, 1), (1, 3)])
+def test_a_process_that_was_never_there_is_refused(first: int, end: int | None, path: Path) -> None:
+    change(path, f"UPDATE process SET moment = {first}")
+    if end is not None:
+        change(path, f"INSERT INTO process_end VALUES (1, {end}, '')")
+    with Recording(str(path)) as recording, pytest.raises(FormatError, match="expected a process"):
+        recording.processes()
+
+
+def test_a_process_of_which_the_most_alone_is_said_has_no_curve(path: Path) -> None:
+    change(path, "DELETE FROM usage", "INSERT INTO peak VALUES (1, 1, 4096, 1)")
+    with Recording(str(path)) as recording:
+        assert curves_of(recording) == []
 
 
 def test_holes_are_copied_as_holes(tmp_path: Path) -> None:
