@@ -10,6 +10,7 @@ from random import Random
 
 import pytest
 
+from helpers import mematlas
 from histories import History, seen, vma_at, write
 from mematlas.cli import main
 from mematlas.cli.convert import open_stream
@@ -101,3 +102,9 @@ def test_a_directory_is_no_stream_and_is_let_go(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="Is a directory"):
         open_stream(str(tmp_path))
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_stream_that_cannot_be_read_is_said_to_be_that(tmp_path: Path) -> None:
+    run = mematlas("convert", "/proc/self/mem", tmp_path / "x.mematlas")
+    assert (run.returncode, run.stderr) == (2, "mematlas: /proc/self/mem: Input/output error\n")
+    assert list(tmp_path.iterdir()) == []
