@@ -18,9 +18,11 @@ from mematlas.errors import BadInput, FormatError
 from mematlas.timeline.encoding import Encoder
 from mematlas.timeline.recording import Recording
 from mematlas.timeline.recording_files import RecordingFiles, copy
+from mematlas.timeline.stream import frames
 from mematlas.timeline.tracks import curves_of, tracks_of
 from mematlas.timeline.writing import LOG
 
+STREAM = Path(__file__).parents[2] / "fuzz" / "corpus" / "recordings" / "redacted.stream"
 MIB = 1 << 20
 HUGE = 1 << 40
 
@@ -108,3 +110,23 @@ def test_a_stream_that_cannot_be_read_is_said_to_be_that(tmp_path: Path) -> None
     run = mematlas("convert", "/proc/self/mem", tmp_path / "x.mematlas")
     assert (run.returncode, run.stderr) == (2, "mematlas: /proc/self/mem: Input/output error\n")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Path:
+    """A recording of a small program, with its frames."""
+    with open(STREAM, "rb") as file:
+        facts, *moments = frames(file, STREAM.name)
+    return write(tmp_path / "real.mematlas", moments, dict(facts["recording"]))
+
+
+def test_processes_of_which_no_frame_is_known_are_listed_without(
+    real: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ps", f"{real}@end", "--distinct"]) == 0
+    assert "0 of 1" not in capsys.readouterr().err
+    change(real, "DELETE FROM vma_end")  # two VMAs in one place
+    assert main(["ps", f"{real}@end", "--distinct"]) == 0
+    shown = capsys.readouterr()
+    assert "the totals are of 0 of 1 processes" in shown.err
+    assert "redacted" in shown.out
