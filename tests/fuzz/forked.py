@@ -27,6 +27,7 @@ from mematlas import cli
 USER = 65534
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 libc = ctypes.CDLL(None)
+FONT = ".ttf"
 FAILED = 99
 """How a child ends that has raised something, which it tells us."""
 MOST_TOLD = 1 << 16
@@ -148,7 +149,9 @@ def being_user() -> Iterator[None]:
 
 
 def left_open(before: set[str]) -> list[str]:
-    """Return what is open that was not before, but for directories of modules, which are held where rights are left."""
+    """Return what is open that was not before, but for what is held where rights are left: directories of modules, and
+    the fonts of matplotlib.
+    """
     if not open_descriptors() - before:
         return []
     gc.collect()  # an error that was reported may hold what it came by
@@ -157,7 +160,7 @@ def left_open(before: set[str]) -> list[str]:
     for fd in open_descriptors() - before - held:
         with suppress(FileNotFoundError):  # it was let go of meanwhile
             left.append(os.readlink(f"/proc/self/fd/{fd}"))
-    return left
+    return [path for path in left if not path.endswith(FONT)]
 
 
 def is_somebody_left() -> bool:

@@ -176,9 +176,9 @@ def something_else(random: Random, base: Base) -> Change:
         ["device", suffix, random.choice((5, 7))],
         ["sparse", suffix, random.choice((0, 1 << 20, 4 << 30, 1 << 40, (1 << 40) + PAGE))],
         ["mode", suffix, random.choice((0, 0o777, 0o4755, 0o200))],
+        ["pipe", suffix],
     ]
-    # A stream may come by a pipe: it is waited for.
-    return random.choice(ways if base.is_stream else [*ways, ["pipe", suffix]])
+    return random.choice(ways)
 
 
 # Rows
