@@ -11,7 +11,6 @@ import importlib
 import json
 import os
 import pickle
-import pkgutil
 import re
 import selectors
 import signal
@@ -27,6 +26,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from everything import import_everything
 from helpers import children
 from victim import NO_DISK, Victim, disk
 
@@ -68,11 +68,6 @@ NOT_TO_BE_HAD = re.compile(
     r"|huge page was to be had|memory in (pieces|one piece)|start too fast|swap are free here|IS NOT BUILT"
 )
 """What the reason of a skip names where no package, no right and no other directory would help."""
-
-LATE_IMPORTS = """
-    numpy array csv ctypes.util encodings.idna fcntl gettext grp json locale mmap pwd select shutil signal
-    struct subprocess tempfile termios textwrap unicodedata zlib
-"""
 
 Work = Callable[[], object] | Sequence[str]
 
@@ -464,18 +459,6 @@ def _child(what: Work, caps: Sequence[str], uid: int, fds: list[int]) -> NoRetur
 
 def _run_command_line(argv: list[str]) -> int:
     return int(importlib.import_module("mematlas.cli").main(argv) or 0)
-
-
-def import_everything() -> None:
-    """Import each module of ours, and what they and the standard library import late."""
-    import mematlas
-
-    names = [module.name for module in pkgutil.walk_packages(mematlas.__path__, "mematlas.")]
-    for name in [*LATE_IMPORTS.split(), *names]:
-        if not name.endswith("__main__"):
-            # An extra that is not installed.
-            with contextlib.suppress(ModuleNotFoundError):
-                importlib.import_module(name)
 
 
 def drop_rights(caps: Sequence[str], uid: int) -> None:

@@ -23,6 +23,7 @@ from mematlas.timeline import writing
 from mematlas.timeline.encoding import Encoder
 from mematlas.timeline.moment import files_at
 from mematlas.timeline.recording import Recording
+from mematlas.timeline.ring import Ring
 from mematlas.timeline.sampler import Cost, Snapshot
 from mematlas.timeline.summary import summary_of
 from mematlas.timeline.tracks import curves_of, tracks_of
@@ -42,8 +43,9 @@ STAYS = 0.6
 """How likely it is that the files of a process are as they were a moment before."""
 
 
-def usage_of(random: Random) -> Usage:
-    return replace(NOTHING, rss=random.choice([None, random.randrange(1 << 40)]), uss=random.randrange(1 << 30))
+def usage_of(random: Random, nr_pages: int) -> Usage:
+    rss = random.choice([None, random.randrange(1 << 40)])
+    return replace(NOTHING, rss=rss, uss=random.randrange(1 << 30), nr_pages=nr_pages)
 
 
 def vma_at(random: Random, number: int) -> VmaUsage:
@@ -54,7 +56,7 @@ def vma_at(random: Random, number: int) -> VmaUsage:
     vma = Vma(
         start, start + PAGE * random.randrange(1, 99), perms, 0, "00:00", random.choice([0, (1 << 64) - 1]), path, kind
     )
-    return VmaUsage(vma, usage_of(random), None, None, random.choice([None, 3]), None)
+    return VmaUsage(vma, usage_of(random, vma.size // PAGE), None, None, random.choice([None, 3]), None)
 
 
 def files_of(random: Random) -> Files:
@@ -137,13 +139,20 @@ def random_history(random: Random, most: int = 25) -> History:
 def changed_vmas(random: Random, vmas: list[VmaUsage]) -> list[VmaUsage]:
     """Return VMAs a moment later."""
     kept = [item for item in vmas if random.random() > 0.1]
-    kept = [replace(item, usage=usage_of(random)) if random.random() < 0.2 else item for item in kept]
+    kept = [
+        replace(item, usage=usage_of(random, item.usage.nr_pages)) if random.random() < 0.2 else item for item in kept
+    ]
     taken = {item.start for item in kept}
     new = [vma_at(random, random.randrange(12)) for _ in range(random.randrange(3))]
     return sorted(
         {item.start: item for item in [*new, *kept] if item in kept or item.start not in taken}.values(),
         key=lambda item: item.start,
     )
+
+
+def changed_usage(random: Random, item: VmaUsage) -> VmaUsage:
+    """Return a VMA with other amounts."""
+    return replace(item, usage=usage_of(random, item.usage.nr_pages))
 
 
 def write(path: Path, rows: list[Rows], facts: dict[str, str] = FACTS) -> Path:
@@ -156,6 +165,25 @@ def write(path: Path, rows: list[Rows], facts: dict[str, str] = FACTS) -> Path:
     writing.finish(database)
     database.close()
     return path
+
+
+def write_ring(path: Path, rows: list[Rows], keep: float, facts: dict[str, str] = FACTS) -> Path:
+    """Write a ring, in this process."""
+    writing.make(str(path), force=False)
+    database = sqlite3.connect(path, isolation_level=None)
+    writing.prepare(database)
+    writing.add(database, {"recording": list((facts | {"keep": str(keep)}).items())})
+    feed(database, Ring(keep), rows)
+    writing.finish(database)
+    database.close()
+    return path
+
+
+def feed(database: sqlite3.Connection, ring: Ring, rows: list[Rows]) -> None:
+    """Add moments to a ring."""
+    for moment in rows:
+        writing.add(database, ring.based(moment))
+        ring.advance(database, moment)
 
 
 def as_utf8(item: VmaUsage) -> VmaUsage:

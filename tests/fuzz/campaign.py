@@ -62,6 +62,18 @@ def questions(live: bool) -> Sequence[Subject]:
     return [Questions()]
 
 
+def recordings(live: bool) -> Sequence[Subject]:
+    from mutated_recordings import MutatedRecordings
+
+    return [MutatedRecordings()]
+
+
+def kills(live: bool) -> Sequence[Subject]:
+    from kills import Kills
+
+    return [Kills()]
+
+
 GROUPS: dict[str, tuple[int, Callable[[bool], Sequence[Subject]]]] = {
     "parsers": (10_000_000, parsers),
     "captures": (100_000, captures),
@@ -69,11 +81,13 @@ GROUPS: dict[str, tuple[int, Callable[[bool], Sequence[Subject]]]] = {
     "races": (10_000, races),
     "swaps": (10_000, swaps),
     "questions": (1_000_000, questions),
+    "recordings": (100_000, recordings),
+    "kills": (1_000, kills),
 }
 """How many inputs of each group a whole run has, and what makes them."""
 
 
-TIMES = {"races": 300, "swaps": 300}
+TIMES = {"races": 300, "swaps": 300, "kills": 30}
 """How often a kept input is run again: the moment must be met."""
 
 

@@ -393,7 +393,10 @@ class CommandLines:
         self._directory = tempfile.mkdtemp(prefix="mematlas-fuzz-lines-")
 
 
-def start_victim() -> int:
+SLEEPER = "a = bytes(3 << 20); import time; time.sleep(1e6)"
+
+
+def start_victim(program: str = SLEEPER) -> int:
     """Start a program to look at that ends with this process."""
     parent = os.getpid()
     pid = os.fork()
@@ -401,7 +404,6 @@ def start_victim() -> int:
         os.closerange(3, 256)
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == parent:
-            program = "a = bytes(3 << 20); import time; time.sleep(1e6)"
             os.execvp(sys.executable, [sys.executable, "-I", "-S", "-c", program])
         os._exit(1)
     return pid

@@ -15,7 +15,10 @@ CAMPAIGN = Path(__file__).with_name("campaign.py")
 
 @pytest.mark.parametrize(
     ("group", "nr_inputs"),
-    [("parsers", 10_000), ("captures", 80), ("command-lines", 100), ("races", 60), ("swaps", 20), ("questions", 3000)],
+    [
+        *(("parsers", 10_000), ("captures", 80), ("command-lines", 100), ("races", 60), ("swaps", 20)),
+        *(("questions", 3000), ("recordings", 250), ("kills", 8)),
+    ],
 )
 def test_nothing_of_it_fails(group: str, nr_inputs: int, tmp_path: Path) -> None:
     words = [sys.executable, str(CAMPAIGN), group, "--inputs", str(nr_inputs), "--recorded", "--workers", "1"]

@@ -352,6 +352,18 @@ def test_what_is_no_recording_is_refused_and_leaves_nothing_behind(tmp_path: Pat
     assert mematlas("usage", tmp_path / "nothing.mematlas@1s").returncode == 3
 
 
+def test_a_bound_on_memory_is_not_raised_by_who_reads_a_moment(saved: tuple[Path, str]) -> None:
+    most = 3 << 30
+    code = "import resource\nfrom mematlas.cli import main\nfrom mematlas.timeline.unpacking import bound_memory\n"
+    code += f"resource.setrlimit(resource.RLIMIT_AS, ({most}, {most}))\nbound_memory()\n"
+    code += (
+        f"assert resource.getrlimit(resource.RLIMIT_AS) == ({most}, {most})\nmain(['usage', {saved[1]!r}, '--json'])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (run.returncode, "Traceback" in run.stderr) == (0, False), run.stderr
+    assert json.loads(run.stdout)["rows"]
+
+
 def test_what_is_wrong_with_a_moment_is_said_of_it_as_it_was_named(saved: tuple[Path, str], tmp_path: Path) -> None:
     moment = saved[1]
     captured = mematlas("capture", moment, tmp_path / "new")

@@ -202,7 +202,7 @@ def count_frames(
         if not held:
             everybody.procfs.open("kpagecount").close()  # most likely it is this right that is missing
         opened_sets = [[held[one.pid] for one in processes if one.pid in held] for processes in sets]
-        counted = iter(count_sets([some for some in opened_sets if some], max_stall=max_stall))
+        counted = iter(count_sets([some for some in opened_sets if some], max_stall=max_stall) if held else ())
         together = [next(counted) if some else None for some in opened_sets]
     finally:
         for process in held.values():

@@ -149,14 +149,15 @@ def by_record(
                 firsts = list(pages_of(reader, vmas))
         except (NotSupported, PermissionDenied):
             pass  # they were not recorded
-    found = [counted(vma, recorded, *first) for vma, first in zip(vmas, firsts, strict=True)]
+    size = sources.procfs.page_size
+    found = [counted(vma, recorded, vma.size // size, *first) for vma, first in zip(vmas, firsts, strict=True)]
     return Counted(source=recorded.source, vmas=found, torn=recorded.torn, notes=Notes(recorded.notes))
 
 
-def counted(vma: Vma, recorded: Recorded, first_state: State | None, phys: int | None) -> VmaUsage:
-    """Return a VMA with what was recorded of it."""
+def counted(vma: Vma, recorded: Recorded, nr_pages: int, first_state: State | None, phys: int | None) -> VmaUsage:
+    """Return a VMA of so many pages with what was recorded of it."""
     row = recorded.rows.get((vma.start, vma.end))
-    if row is None or row[COLUMNS.index("nr_pages")] is None:
+    if row is None or row[COLUMNS.index("nr_pages")] != nr_pages:
         raise FormatError(NAME, expected=f"amounts of the VMA at {vma.start:#x}")
     *amounts, nr_accessed, nr_dirty = row
     return VmaUsage(vma, Usage(*amounts), first_state, phys, nr_accessed, nr_dirty)  # type: ignore[arg-type]

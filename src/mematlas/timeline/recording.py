@@ -256,9 +256,13 @@ class Recording:
     def _process(self, row: Sequence[Any]) -> RecordedProcess:
         kinds = ((int,), (int,), (int,), (str,), (str,), (int,), (int, type(None)))
         fits = all(type(value) in kind for value, kind in zip(row, kinds, strict=True))
-        if not fits or max(map(len, row[3:5])) > MOST_TEXT or row[5] < self.first:
+        if not fits or max(map(len, row[3:5])) > MOST_TEXT or not self._are_moments(*row[5:]):
             raise FormatError(self.path, expected="a process")
         return RecordedProcess(*row)
+
+    def _are_moments(self, first: int, end: int | None) -> bool:
+        """Whether these are moments that a process was first seen at, and was no more at."""
+        return self.first <= first <= self.last and (end is None or first < end <= self.last)
 
     def elapsed(self, moment: int) -> float:
         """Return how long after the first moment another one was."""
@@ -349,11 +353,16 @@ class Recording:
             f"SELECT vma_usage.moment, vma, {columns} FROM vma_usage {of_process} ORDER BY vma_usage.moment",
             process.number,
         )
-        for moment, number, *values in merge(ends, amounts, key=itemgetter(0)):
-            if type(moment) is not int:
-                raise FormatError(self.path, expected="a moment")
+        for moment, number, *values in merge(*map(self._with_moments, (ends, amounts)), key=itemgetter(0)):
             known = tuple(None if value is None else self._amount(value) for value in values)
             yield moment, number, known or None
+
+    def _with_moments(self, rows: Iterator[Any]) -> Iterator[Any]:
+        """Yield rows that begin with a moment, and can be put in order."""
+        for row in rows:
+            if type(row[0]) is not int:
+                raise FormatError(self.path, expected="a moment")
+            yield row
 
     def moment_at(self, seconds: float) -> int:
         """Return the last moment at or before so many seconds after the first; `END` is the last of all.

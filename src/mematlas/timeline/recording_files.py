@@ -234,18 +234,32 @@ def has_bytes(path: str) -> bool:
 
 
 def copy(fd: int, path: str) -> None:
-    """Copy an open file to a new one."""
+    """Copy an open file to a new one, holes as holes: a file of few bytes may say that it is very large."""
     made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
+        os.truncate(made, os.fstat(fd).st_size)
         at = 0
-        while data := os.pread(fd, PIECE, at):
-            at += len(data)
+        while (place := next_bytes(fd, at)) and (data := os.pread(fd, place[1], place[0])):
+            at = place[0]
             while data:
-                data = data[os.write(made, data) :]
+                written = os.pwrite(made, data, at)
+                at += written
+                data = data[written:]
     except OSError as error:
         raise Error(f"a copy of the recording: {error.strerror}") from None
     finally:
         os.close(made)
+
+
+def next_bytes(fd: int, at: int) -> tuple[int, int] | None:
+    """Return where bytes of a file are that are in no hole, from a place on, and how many of them to copy together."""
+    try:
+        start = os.lseek(fd, at, os.SEEK_DATA)
+        return start, min(PIECE, os.lseek(fd, start, os.SEEK_HOLE) - start)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None  # there are no more
+        raise
 
 
 def connect(fd: int, path: str) -> sqlite3.Connection:

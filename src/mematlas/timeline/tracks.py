@@ -238,6 +238,6 @@ def curves_of(recording: Recording) -> list[Curve]:
         times, series = recording.several_series(process, CURVES)
         for measure, amounts in series.items():
             peak = recording.most(process, measure)
-            if peak or None in amounts:
+            if times and (peak or None in amounts):
                 curves.append(Curve(process, measure, tuple(times), tuple(amounts), peak or 0))
     return curves

@@ -171,7 +171,7 @@ def run(files: RecordingFiles, seconds: float, pid: int | None, of_machine: bool
     for number in (signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, end)
     signal.alarm(MOST_SECONDS)
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    bound_memory()
     with open(tell, "wb") as out:
         try:
             is_private = has_rights()
@@ -204,6 +204,12 @@ def run(files: RecordingFiles, seconds: float, pid: int | None, of_machine: bool
             traceback.print_exc()  # a mistake of ours, to be shown
         finally:
             os._exit(0)
+
+
+def bound_memory() -> None:
+    """Have no more memory than `MOST_MEMORY`, or than we were allowed."""
+    soft, hard = (min(MOST_MEMORY, most % (1 << 64)) for most in resource.getrlimit(resource.RLIMIT_AS))
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def end(number: int, _: object) -> None:

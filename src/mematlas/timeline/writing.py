@@ -174,9 +174,9 @@ def write(path: str, force: bool, ring: Ring | None, fed: int, said: int) -> byt
     except (sqlite3.Error, OSError) as error:
         unmake(path)
         raise Error(f"{path}: {error}") from None
-    os.write(said, OPENED)
     nr_moments = 0
     try:
+        os.write(said, OPENED)
         with open(fed, "rb") as stream:
             for rows in frames(stream, path):
                 add(database, ring.based(rows) if ring else rows)
@@ -190,6 +190,9 @@ def write(path: str, force: bool, ring: Ring | None, fed: int, said: int) -> byt
         with suppress(sqlite3.Error):
             finish(database)
         raise Error(f"{path}: {error}; {what_is_left(path, made, nr_moments)}") from None
+    except (Error, OSError):
+        what_is_left(path, made, nr_moments)  # whoever feeds us was killed before there was anything
+        raise
     finally:
         database.close()
     if not nr_moments:

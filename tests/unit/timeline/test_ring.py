@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from histories import FACTS, PAGE, History, Rows, random_history, read_all, seen, vma_at, write
+from histories import FACTS, PAGE, History, Rows, feed, random_history, read_all, seen, vma_at, write, write_ring
 from mematlas.errors import Error, FormatError, TargetNotFound
 from mematlas.frozen import replace
 from mematlas.timeline import recording_files, writing
@@ -34,24 +34,6 @@ SEEDS = range(50)
 LONG = 3 * MOST_DELTAS
 OF_PROCESS = ("process", "process_end", "usage", "vma", "file", "note", "event")
 """Tables whose rows are of a process."""
-
-
-def write_ring(path: Path, rows: list[Rows], keep: float, facts: dict[str, str] = FACTS) -> Path:
-    """Write a ring, in this process."""
-    writing.make(str(path), force=False)
-    database = sqlite3.connect(path, isolation_level=None)
-    writing.prepare(database)
-    writing.add(database, {"recording": list((facts | {"keep": str(keep)}).items())})
-    feed(database, Ring(keep), rows)
-    writing.finish(database)
-    database.close()
-    return path
-
-
-def feed(database: sqlite3.Connection, ring: Ring, rows: list[Rows]) -> None:
-    for moment in rows:
-        writing.add(database, ring.based(moment))
-        ring.advance(database, moment)
 
 
 def as_known(value: object) -> object:
