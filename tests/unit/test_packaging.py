@@ -70,10 +70,14 @@ def test_every_module_is_in_the_wheel(wheel: Path) -> None:
         assert sources | {"mematlas/py.typed"} <= set(archive.namelist())
 
 
-def test_one_extra_and_no_address_is_promised(metadata: Message) -> None:
+def test_two_extras_and_no_address_are_promised(metadata: Message) -> None:
     assert metadata.get_all("Provides-Extra") == ["plot", "tui"]
     assert metadata.get_all("Project-URL") is None
-    assert metadata.get_all("Requires-Dist") == ["numpy>=1.26", "matplotlib>=3.8; extra == 'plot'"]
+    assert metadata.get_all("Requires-Dist") == [
+        "numpy>=1.26",
+        "matplotlib>=3.8; extra == 'plot'",
+        "textual>=1.0; extra == 'tui'",
+    ]
 
 
 def test_every_python_that_is_named_is_required_or_newer(metadata: Message) -> None:
