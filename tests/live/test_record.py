@@ -22,6 +22,7 @@ from conftest import Outcome
 from helpers import PAGE, mematlas, program
 from mematlas.kernel.procfs import ProcFS
 from mematlas.timeline.recording import Recording
+from mematlas.timeline.series import several_series
 from mematlas.timeline.watch import Watch
 from victim import DEADLINE, libc, process_state, wait_until
 
@@ -84,7 +85,7 @@ def test_amounts_at_each_moment_add_up_by_vma(path: Path) -> None:
         mematlas("record", running.pid, "-o", path, "-d", "2s", *FAST)
     with Recording(str(path)) as recording:
         (process,) = recording.processes()
-        times, series = recording.several_series(process, ("rss",))
+        times, series = several_series(recording, process, ("rss",))
         amounts = series["rss"]
         sums = [
             sum(item.rss or 0 for item in recording.vmas_at(process, moment)) for moment in range(1, len(times) + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mematlas.analysis.counters import COUNTERS
 from mematlas.frozen import Record, record
+from mematlas.timeline.series import counter_series
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def counters_of(recording: Recording) -> list[CounterStory]:
     """Return the counters that a recording has, in the order of `COUNTERS`."""
     found = []
     for name, counter in COUNTERS.items():
-        times, values = recording.counter_series(name)
+        times, values = counter_series(recording, name)
         if values:
             found.append(CounterStory(name, counter, tuple(times), tuple(values), *recording.counter_range(name)))
     return found

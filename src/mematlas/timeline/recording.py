@@ -25,7 +25,6 @@ from mematlas.observe.recorded import SOURCES
 from mematlas.timeline.encoding import MOST_DELTAS
 from mematlas.timeline.recorded_rows import (
     LAST_PEAK,
-    MOST_POINTS,
     MOST_RSS,
     PROCESSES,
     VMAS_AT,
@@ -33,7 +32,6 @@ from mematlas.timeline.recorded_rows import (
     RecordedUsage,
     amount_at,
     column,
-    some_of,
     vma_of,
 )
 from mematlas.timeline.recording_files import MOST_TEXT, RecordingFiles, connect, copy_of_now, settle
@@ -567,15 +565,6 @@ class Recording:
         )
         return self._counter(rows[0][0]) if rows else None
 
-    def counter_series(self, name: str) -> tuple[list[float], list[int]]:
-        """Return a counter of the machine at the moments of the recording, of many at some, and when these were."""
-        times, amounts = [], []
-        for moment in some_of(self.first, self.last):
-            if (value := self.counter_at(name, moment)) is not None:
-                times.append(self.elapsed(moment))
-                amounts.append(value)
-        return times, amounts
-
     def counter_range(self, name: str) -> tuple[int, int]:
         """Return the least and the most that a counter was at any moment."""
         ((least, most),) = self._rows("SELECT min(value), max(value) FROM counter WHERE name = ?", name)
@@ -597,19 +586,6 @@ class Recording:
             if type(code) is not str or type(text) is not str or max(len(code), len(text)) > MOST_TEXT:
                 raise FormatError(self.path, expected="a note")
             yield Note.again(code, text)
-
-    def several_series(
-        self, process: RecordedProcess, measures: Sequence[str], most: int = MOST_POINTS
-    ) -> tuple[list[float], dict[str, list[int | None]]]:
-        """Return amounts of a process at its moments, of many moments at ``most``, by measure; and when these were."""
-        times: list[float] = []
-        amounts: dict[str, list[int | None]] = {measure: [] for measure in measures}
-        for moment in some_of(process.first, self.last_moment(process), most):
-            if (row := self.row_at(process, measures, moment)) is not None:
-                times.append(self.elapsed(moment))
-                for measure, amount in zip(measures, row, strict=True):
-                    amounts[measure].append(amount)
-        return times, amounts
 
     def row_at(self, process: RecordedProcess, measures: Sequence[str], moment: int) -> tuple[int | None, ...] | None:
         """Return amounts of a process at a moment; None where it was not there yet."""

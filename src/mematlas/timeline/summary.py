@@ -5,6 +5,7 @@ from __future__ import annotations
 from mematlas.analysis.growth import growth_of
 from mematlas.frozen import Record, record
 from mematlas.timeline.recorded_rows import MOST_POINTS
+from mematlas.timeline.series import several_series
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def summary_of(recording: Recording) -> Summary:
 
 def story_of(recording: Recording, process: RecordedProcess, most: int = MOST_POINTS) -> ProcessSummary:
     """Return what a recording tells of a process, out of so many moments at the most."""
-    times, series = recording.several_series(process, MEASURES, most)
+    times, series = several_series(recording, process, MEASURES, most)
     amounts = series[SORTED_BY]
     known = [(time, amount) for time, amount in zip(times, amounts, strict=True) if amount is not None]
     peak = recording.peak_rss(process)

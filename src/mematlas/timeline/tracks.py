@@ -9,6 +9,7 @@ from mematlas.analysis.growth import growth_of
 from mematlas.errors import FormatError
 from mematlas.frozen import Record, record
 from mematlas.timeline.recorded_rows import some_of
+from mematlas.timeline.series import several_series
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -235,7 +236,7 @@ def curves_of(recording: Recording) -> list[Curve]:
     """Return measures of processes over time, those of the processes that had the most first."""
     curves = []
     for process in recording.processes(MOST_PROCESSES):
-        times, series = recording.several_series(process, CURVES)
+        times, series = several_series(recording, process, CURVES)
         for measure, amounts in series.items():
             peak = recording.most(process, measure)
             if times and (peak or None in amounts):

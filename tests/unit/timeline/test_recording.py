@@ -27,6 +27,7 @@ from mematlas.timeline.recording import Recording
 from mematlas.timeline.recording_files import RecordingFiles
 from mematlas.timeline.sampler import Cost
 from mematlas.timeline.schema import TABLES, fits, signed, statements, unsigned
+from mematlas.timeline.series import several_series
 from mematlas.timeline.stream import MAGIC, frame_of, frames, frames_of, parse_frame
 from mematlas.timeline.watch import EXEC, EXIT, Files, Happening
 from mematlas.timeline.words import Followed, Sparse, changes
@@ -45,7 +46,7 @@ def test_a_moment_is_what_it_was_whatever_happened_before(seed: int, tmp_path: P
                 assert recording.vmas_at(process, moment) == [
                     as_utf8(item) for item in history.moments[moment - 1][process.pid]
                 ]
-            times, series = recording.several_series(process, ("uss",))
+            times, series = several_series(recording, process, ("uss",))
             assert series["uss"] == [len(history.moments[int(time)][process.pid]) for time in times]
     assert [sorted(moment) for moment in found] == [sorted(moment) for moment in history.moments]
 

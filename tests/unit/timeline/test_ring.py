@@ -23,6 +23,7 @@ from mematlas.timeline.recording import Recording
 from mematlas.timeline.recording_files import RecordingFiles
 from mematlas.timeline.ring import SLACK, Kept, Ring
 from mematlas.timeline.schema import KEYS
+from mematlas.timeline.series import several_series
 from mematlas.timeline.summary import summary_of
 from mematlas.timeline.watch import HELD, Happening
 from mematlas.timeline.words import Sparse
@@ -135,7 +136,7 @@ def test_times_are_after_the_first_moment_that_is_there(tmp_path: Path) -> None:
         assert (recording.began, recording.elapsed(first)) == (1e9 + first - 1, 0.0)
         assert [recording.moment_at(seconds) for seconds in (0, 3.2, recording.seconds)] == [first, first + 3, last]
         assert (story.began, story.peak_at) == (0.0, recording.peak_rss(story.process)[1])  # type: ignore[index]
-        assert recording.several_series(story.process, ("uss",))[0] == [
+        assert several_series(recording, story.process, ("uss",))[0] == [
             float(number) for number in range(recording.nr_moments)
         ]
         with pytest.raises(TargetNotFound, match=f"is {recording.seconds:.1f} s long"):

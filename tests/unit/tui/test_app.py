@@ -42,11 +42,11 @@ def test_every_page_is_shown_in_every_size(size: tuple[int, int]) -> None:
 
 
 def test_tab_goes_round_the_pages() -> None:
-    app = top_of(LOOKS, 11)
+    app = top_of(LOOKS)
     nr = len(app.pages)
     press(app, *["tab"] * nr)
     assert app.page is app.pages[0]
-    press(again := top_of(LOOKS, 11), "shift+tab")
+    press(again := top_of(LOOKS), "shift+tab")
     assert again.page is again.pages[nr - 1]
 
 
@@ -152,6 +152,7 @@ def test_what_cannot_be_opened_is_said_and_the_screen_stays(error: Exception) ->
         raise error
 
     app._open_closely = lambda _: refused
+    app.page = app.pages[0]
 
     async def play(pilot: Any) -> None:
         await pilot.press("2")
@@ -164,6 +165,7 @@ def test_what_cannot_be_opened_is_said_and_the_screen_stays(error: Exception) ->
 
 def test_only_what_a_page_needs_is_looked_at() -> None:
     app = top_of(LOOKS, 11)
+    app.page = app.pages[0]
 
     async def play(pilot: Any) -> None:
         assert set(app._lookers) == {"everybody"}
@@ -196,3 +198,8 @@ def test_no_thread_is_left_behind() -> None:
     app = top_of(LOOKS, 11)
     press(app, "2", "3", "q")
     assert not any(looker._thread.is_alive() for looker in app._lookers.values())
+
+
+def test_a_process_that_is_named_begins_with_its_map() -> None:
+    assert top_of(LOOKS, 11).page.name == "Map"
+    assert top_of(LOOKS).page.name == "Processes"
