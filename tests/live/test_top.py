@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,7 +17,7 @@ import pytest
 
 from mematlas.kernel.procfs import ProcFS
 from tmux import Tmux
-from victim import Victim, wait_until
+from victim import DEADLINE, Victim, wait_until
 
 NR_PAGES = 1009
 
@@ -94,7 +96,10 @@ def test_a_process_begins_with_its_map_and_every_page_is_there(top: Callable[...
     screen.wait_for("live")
     screen.press("?")
     screen.wait_for("Everywhere")
-    screen.press("Escape", "q")
+    screen.press("Escape")  # with a key right behind it, it would be Alt and that
+    screen.wait_for("2 Map .* live")
+    wait_until(lambda: "Everywhere" not in screen.screen(), "help is gone")
+    screen.press("q")
     screen.wait_for("ended with 0")
 
 
@@ -113,7 +118,9 @@ def test_what_is_confirmed_is_done_and_nothing_else(top: Callable[..., Tmux], vi
     screen.wait_for("Esc does nothing|Nothing would come")
     screen.press("y")
     screen.wait_for(r"cold of .*, PID \d+")
-    screen.press("Escape", "q")
+    screen.press("Escape")
+    wait_until(lambda: "cold of" not in screen.screen(), "the page is seen again")
+    screen.press("q")
     screen.wait_for("ended with 0")
 
 
@@ -165,3 +172,18 @@ def test_it_says_what_it_costs(top: Callable[..., Tmux], victim: Victim) -> None
     found = re.search(r"(\d+\.\d) % of a core", screen.screen())
     assert found
     assert float(found[1]) >= 0
+
+
+def test_a_screen_whose_terminal_is_gone_ends_though_nobody_says_so(victim: Victim) -> None:
+    outer, inner = pty.openpty()
+    line = [sys.executable, "-m", "mematlas", "top", str(victim.pid)]
+    process = subprocess.Popen(line, stdin=inner, stdout=inner, stderr=inner, start_new_session=True)
+    os.close(inner)
+    try:
+        assert os.read(outer, 1 << 16)
+        family = family_of(process.pid)
+        os.close(outer)
+        process.wait(DEADLINE)
+        wait_until(partial(nobody_of, family), "all have ended")
+    finally:
+        process.kill()

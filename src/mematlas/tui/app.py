@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import threading
 import time
 
@@ -119,8 +120,14 @@ class Top(App[int]):
     def on_mount(self) -> None:
         """Begin to look."""
         self.stage.focus()
-        self.set_interval(1.0, self.draw)
+        self.set_interval(1.0, self.beat)
         self.watch_what_is_needed()
+
+    def beat(self) -> None:
+        """Draw what changes with time alone; end where the terminal is gone, and nobody has told us (SIGHUP)."""
+        if not self.is_headless and is_hung_up():
+            self.exit(0)
+        self.draw()
 
     def on_resize(self) -> None:
         """Draw for another size."""
@@ -429,3 +436,10 @@ class Top(App[int]):
     def _wheel(self, x: int, y: int, step: int) -> None:
         (self.sheet or self.page).wheel(x, y - HEAD, step)
         self.draw()
+
+
+def is_hung_up() -> bool:
+    """Whether the terminal that we read from is gone."""
+    poll = select.poll()
+    poll.register(0, select.POLLHUP)
+    return any(event & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, event in poll.poll(0))
