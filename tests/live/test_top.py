@@ -108,6 +108,7 @@ def test_what_is_confirmed_is_done_and_nothing_else(top: Callable[..., Tmux], vi
     screen = top(victim.pid)
     screen.press("3")
     screen.wait_for("3 VMAs .* live")
+    screen.wait_for("heap|stack")
     screen.press("a")
     screen.wait_for("First the plan is shown")
     screen.press("c")

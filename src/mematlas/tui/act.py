@@ -64,7 +64,8 @@ class ActPage(Page):
 
     def draw(self, width: int, height: int) -> Sequence[Row]:
         """Return what is asked, planned, or done."""
-        head: list[Row] = [[(f" Act on {self._who()}", "title")], [(f" {self.spans[self.at][0]}", "text")], []]
+        head: list[Row] = [[(f" Act on {self._who()}", "title")], [(f" {self.spans[self.at][0]}", "text")]]
+        head.append([(f" {self._question()}", "title")])
         room = height - len(head)
         if self.advice is None:
             return [*head, *self._choices()][:height]
@@ -74,6 +75,15 @@ class ActPage(Page):
             return [*head, *sentence(what, width, room)][:height]
         self.top = max(min(self.top, len(text) - room), 0)
         return [*head, *([(f" {line}", "text")] for line in text[self.top : self.top + room])]
+
+    def _question(self) -> str:
+        """Return what is asked now: where there is a plan, whether to do it."""
+        planned: Plan | None = self.viewing.answer(PLAN)
+        if self.advice is None or self.is_confirmed or planned is None:
+            return ""
+        if not planned.nr_movable:
+            return "Nothing would come of it: Esc goes back."
+        return f"{verdict(planned).partition(';')[0].replace('could', 'y will')}; Esc does nothing."
 
     def _who(self) -> str:
         seen = self.viewing.seen()
@@ -98,12 +108,7 @@ class ActPage(Page):
             report = self._report()
             return None if report is None else self._lines(effect_of(report, self._target()), width)
         planned: Plan | None = viewing.answer(PLAN)
-        if planned is None:
-            return None
-        lines = self._lines(plan_table(planned, self._target()), width)
-        if not planned.nr_movable:
-            return [*lines, "", "Nothing would come of it: Esc goes back."]
-        return [*lines, "", f"{verdict(planned).partition(';')[0].replace('could', 'y will')}; Esc does nothing."]
+        return None if planned is None else self._lines(plan_table(planned, self._target()), width)
 
     def _report(self) -> Report | None:
         report: Report | None = self.viewing.answer(EFFECT)

@@ -350,8 +350,10 @@ class Top(App[int]):
         viewing = self.viewing
         if viewing.why_no_act:
             self.say(viewing.why_no_act)
-        elif "closely" not in self._lookers or viewing.seen() is None:
+        elif "closely" not in self._lookers:
             self.say("act on whom? Choose a process, and Enter")
+        elif viewing.closely is None:
+            self.say("the process is looked at first: once more in a moment")
         else:
             self.sheet = ActPage(viewing)
 
