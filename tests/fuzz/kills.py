@@ -38,8 +38,8 @@ NOTHING = -1
 """What a reader sees where there is no recording yet."""
 PATIENCE = 20.0
 """Seconds in which a recorder begins, and in which it ends when its writer does, or when it is told to."""
-TOLD = 128 + signal.SIGTERM
-"""How it ends that is told to in the middle of its first look."""
+TOLD, KILLED = frozenset((128 + signal.SIGTERM,)), frozenset((-signal.SIGTERM,))
+"""How a recorder ends that is told to in the middle of its first look, and before it listens."""
 
 
 class Kills:
@@ -147,7 +147,7 @@ class Kill:
             self._signal(whom, writer, signal.SIGCONT)
             self._signal((RECORDER,), writer, signal.SIGTERM)
             wait_until(self._are_gone, "all of it ends", PATIENCE)
-            assert self.code in (*CODES, TOLD), f"it ends with {self.code}"
+            assert self.code in (CODES | TOLD if writer else CODES | TOLD | KILLED), f"it ends with {self.code}"
             assert seen < 1 or os.listdir(self.place) == [NAME], f"what ends well leaves {os.listdir(self.place)}"
         self._read(seen)
 
