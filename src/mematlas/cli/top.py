@@ -82,6 +82,11 @@ def load_textual() -> None:
         import textual.app  # noqa: F401
     except ImportError as error:
         raise LibraryMissing("textual", error, EXTRA) from error
+    # What works for the screen is forked from here: it has this loaded then, in the same memory.
+    import mematlas.arrays
+    import mematlas.kernel.libc
+
+    mematlas.kernel.libc.give_back_memory()
 
 
 def of_now(word: str, args: Namespace, session: Session) -> int:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 PR_SET_PDEATHSIG = 1  # prctl(2): include/uapi/linux/prctl.h
 PR_SET_VMA = 0x53564D41
 PR_SET_VMA_ANON_NAME = 0
+M_MMAP_THRESHOLD = -3  # mallopt(3): malloc.h
 
 _libc: ctypes.CDLL | None = None
 
@@ -61,3 +62,15 @@ def at_address(data: bytes) -> tuple[int, object]:
 
     held = (Byte * len(data)).from_buffer_copy(data)
     return _ctypes.addressof(held), held
+
+
+def give_back_memory(size: int = 1 << 20) -> None:
+    """Have memory of so many bytes or more be given back to the kernel as soon as it is freed.
+
+    glibc takes larger and larger ones from its heap as soon as one was freed, where they lie between what is in use
+    (``M_MMAP_THRESHOLD``, mallopt(3)). Other C libraries do not, and have nothing of the kind.
+    """
+    try:
+        plain_function("mallopt")(M_MMAP_THRESHOLD, size)
+    except OSError:
+        pass  # musl

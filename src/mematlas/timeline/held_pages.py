@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mematlas.arrays import NDArray, Words
 
-MOST_CHANGES = 4 << 20
+MOST_CHANGES = 1 << 20
 """Pages whose change is held, of all looks at a process: 16 bytes each."""
 
 
@@ -95,11 +95,11 @@ class HeldPages:
     def at(self, elapsed: float) -> Sparse:
         """Return the pages as they were at a time; of one before all that is held, as they were at the first."""
         pages = self.now
-        for step in reversed(list(self._steps)[1:]):
-            if step.elapsed <= elapsed:
-                break
-            pages = changed(pages, step.before)
-        return pages
+        later = [step.before for step in list(self._steps)[1:] if step.elapsed > elapsed]
+        if not later:
+            return pages
+        # Of what has changed more than once, what stood there before the first time.
+        return changed(pages, Sparse(*last_of_each([(before.indexes, before.words) for before in reversed(later)])))
 
     def changed(self, after: float, last: float) -> Words:
         """Return the numbers of the pages that have changed after one time, and up to another, ascending."""

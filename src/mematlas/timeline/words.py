@@ -26,6 +26,7 @@ from mematlas.kernel.pagemap import PM_PFRAME
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Any
 
     from mematlas.arrays import NDArray, Words
 
@@ -245,22 +246,23 @@ def put_over(before: Sparse, delta: Sparse) -> tuple[Words, Words]:
     return indexes, words
 
 
-def last_of_each(parts: Iterable[tuple[Words, NDArray[np.float64] | float]]) -> tuple[Words, NDArray[np.float64]]:
-    """Return all numbers of some parts, ascending, each once, with the time of the last part that has it.
+def last_of_each(parts: Iterable[tuple[Words, NDArray[Any] | float]]) -> tuple[Words, NDArray[Any]]:
+    """Return all numbers of some parts, ascending, each once, with what it has in the last part that has it: one value
+    for each, or for all.
 
     >>> pages, times = last_of_each([(np.array([2, 5], np.uint64), 1.0), (np.array([5], np.uint64), 3.0)])
     >>> pages.tolist(), times.tolist()
     ([2, 5], [1.0, 3.0])
     """
-    some = [(numbers, at) for numbers, at in parts if len(numbers)]
+    some = [(numbers, value) for numbers, value in parts if len(numbers)]
     if not some:
         return np.zeros(0, np.uint64), np.zeros(0, np.float64)
     numbers = np.concatenate([numbers for numbers, _ in some])
-    times = np.concatenate([np.broadcast_to(np.asarray(at, np.float64), numbers.shape) for numbers, at in some])
+    values = np.concatenate([np.broadcast_to(np.asarray(value), numbers.shape) for numbers, value in some])
     order = np.argsort(numbers, kind="stable")
-    numbers, times = numbers[order], times[order]
+    numbers, values = numbers[order], values[order]
     is_last = np.append(numbers[1:] != numbers[:-1], True)
-    return numbers[is_last], times[is_last]
+    return numbers[is_last], values[is_last]
 
 
 def found_in(wanted: Words, indexes: Words) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:

@@ -10,6 +10,7 @@ from mematlas.views.colour import INK, MUTED, PAPER, SAME, TONES
 BARE = {"text": (None, None), "muted": ("bright_black", "bright_black"), "title": (None, None), "bar": (None, None)}
 """What roles without a tone have of 16 colours, on dark and on light: None is the terminal's own."""
 GROUND = {"dark": "#22324a", "light": "#d7e3f4"}
+GROUND_OF_256 = {"dark": 237, "light": 253}
 """What the row of the cursor is drawn on, where there are colours enough."""
 BOLD = frozenset(("title", "bar"))
 
@@ -32,11 +33,16 @@ class Colours:
     def _made(self, role: str) -> Style:
         name, _, mark = role.partition("+")
         is_full = self.depth >= 1 << 24
-        is_reversed = mark in ("changed", "cursor") or (mark == "row" and not is_full)
+        is_few = self.depth < 256
+        is_reversed = mark in ("changed", "cursor") or (mark == "row" and is_few)
         bold = name in BOLD or mark == "tagged" or (mark == "cursor" and not self.depth)
-        colour = self._colour(name) if self.depth else None
-        grounds = GROUND if mark == "row" else PAPER
-        back = Color.parse(grounds[self._background]) if is_full else None
+        # A row that is reversed would be a patchwork.
+        colour = None if not self.depth or (mark == "row" and is_few) else self._colour(name)
+        back = None
+        if is_full:
+            back = Color.parse((GROUND if mark == "row" else PAPER)[self._background])
+        elif mark == "row" and not is_few:
+            back = Color.from_ansi(GROUND_OF_256[self._background])
         dim = name == "muted" and not self.depth and not is_reversed
         return Style(color=colour, bgcolor=back, bold=bold or None, dim=dim or None, reverse=is_reversed or None)
 

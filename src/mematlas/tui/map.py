@@ -234,8 +234,9 @@ class MapPage(Page):
         """Go to where most has changed, once a moment."""
         assert self.rows is not None
         if self.viewing.address is None:
+            largest = self.viewing.largest()
             word = next(word for word, nr_cells in enumerate(self.rows.cells) if nr_cells or self.rows.has_mark[word])
-            self.viewing.address = self.rows.page_of((word, 0)) * moment.page_size
+            self.viewing.address = self.rows.page_of((word, 0)) * moment.page_size if largest is None else largest
         if self.is_following and self._followed != moment.elapsed:
             self._followed = moment.elapsed
             page = self.rows.most_of(self._changed(moment))

@@ -141,6 +141,12 @@ class Viewing:
         except TargetNotFound:
             return None  # it does not reach back so far
 
+    def largest(self) -> int | None:
+        """Return where the VMA begins that has most in RAM; None where that is not known of any."""
+        seen = self.seen()
+        known = [(item.usage.rss, item.start) for item in (seen.vmas or ()) if item.usage.rss] if seen else []
+        return max(known, default=(0, None))[1]
+
     def _of_focus(self, moment: Snapshot[Look] | None) -> Seen | None:
         if moment is None or self.focus is None:
             return None
