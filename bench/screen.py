@@ -1,6 +1,7 @@
 """What the screen of ``mematlas top`` costs: of a processor while it watches, of memory; and how soon it shows a key.
 
     screen.py [GIB] [SECONDS]    a process of so many GiB (4), of which a hundredth changes each second, watched so long
+    screen.py vmas               a process of 40,000 VMAs
 
 All of it counts: the screen, what keeps the rights for it (as root), and the recorder that waits beside it. A terminal
 of 120 columns and 40 lines takes what is drawn.
@@ -8,6 +9,7 @@ of 120 columns and 40 lines takes what is drawn.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -18,10 +20,22 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from recording import CHANGING, GIB, MIB, running, told
 
+NR_VMAS = 40_000
+MANY_VMAS = """
+import mmap, sys, time
+page, nr = mmap.PAGESIZE, int(sys.argv[1]) // 2; area = mmap.mmap(-1, 2 * nr * page, mmap.MAP_PRIVATE)
+for at in range(0, 2 * nr * page, 2 * page): area[at] = 1; area.madvise(mmap.MADV_DONTFORK, at, page)
+print("there", flush=True)
+while True:
+    for at in range(0, 200 * page, 2 * page): area.madvise(mmap.MADV_DONTNEED, at, page); area[at] = 2
+    time.sleep(0.1)
+"""
+"""Every other page is a VMA of its own."""
 KEYS = (b"\x1b[B", b"\x1b[A", b"+", b"-", b"c")
 """Down, up, zoom in and out, another palette."""
 ROUNDS = 20
@@ -117,11 +131,10 @@ class Screen:
         os.close(self.fd)
 
 
-def main() -> None:
-    """Run as a program."""
-    gib = float(sys.argv[1]) if len(sys.argv) > 1 else 4
-    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 60
-    with running(CHANGING, int(gib * GIB), "parts") as target:
+@contextlib.contextmanager
+def watching(code: str, *words: object) -> Iterator[Screen]:
+    """Have a screen of a program, looked at for some seconds, to the end of the block."""
+    with running(code, *words) as target:
         assert target.stdout
         target.stdout.readline()
         began = time.perf_counter()
@@ -131,25 +144,44 @@ def main() -> None:
         screen.take(0.05)
         told("first frame, of processors", f"{screen.spent():7.2f} s, {time.perf_counter() - began:.2f} s by the clock")
         screen.take(10)  # it is opened, and looked at first, meanwhile
-        before, at = screen.spent(), time.perf_counter()
-        nr_bytes = screen.take(seconds)
-        part = (screen.spent() - before) / (time.perf_counter() - at)
-        told(
-            f"watching {gib:g} GiB twice a second", f"{100 * part:7.1f} % of a core, {nr_bytes / seconds:,.0f} bytes/s"
-        )
-        rss, pss = screen.memory()
-        told("memory", f"{rss / MIB:7.0f} MiB RSS of the screen, {pss / MIB:.0f} MiB PSS of all of it")
-        for name, page in (("map", b"2"), ("VMAs", b"3"), ("time", b"4"), ("tables", b"5")):
-            screen.press(page)
-            screen.take(1)
-            times = [
-                screen.press(KEYS[number % 2 if name != "map" else number % len(KEYS)]) for number in range(ROUNDS)
-            ]
-            told(
-                f"from a key to the screen, {name}",
-                f"{1e3 * statistics.median(times):7.0f} ms, the slowest of {ROUNDS} {1e3 * max(times):.0f} ms",
-            )
+        yield screen
         screen.close()
+
+
+def watch(screen: Screen, seconds: float, what: str) -> None:
+    """Say what it costs to watch."""
+    before, at = screen.spent(), time.perf_counter()
+    nr_bytes = screen.take(seconds)
+    part = (screen.spent() - before) / (time.perf_counter() - at)
+    told(f"watching {what} twice a second", f"{100 * part:7.1f} % of a core, {nr_bytes / seconds:,.0f} bytes/s")
+    rss, pss = screen.memory()
+    told("memory", f"{rss / MIB:7.0f} MiB RSS of the screen, {pss / MIB:.0f} MiB PSS of all of it")
+
+
+def press_keys(screen: Screen) -> None:
+    """Say how soon keys are on the screen."""
+    for name, page in (("map", b"2"), ("VMAs", b"3"), ("time", b"4"), ("tables", b"5")):
+        screen.press(page)
+        screen.take(1)
+        times = [screen.press(KEYS[number % 2 if name != "map" else number % len(KEYS)]) for number in range(ROUNDS)]
+        told(
+            f"from a key to the screen, {name}",
+            f"{1e3 * statistics.median(times):7.0f} ms, the slowest of {ROUNDS} {1e3 * max(times):.0f} ms",
+        )
+
+
+def main() -> None:
+    """Run as a program."""
+    if sys.argv[1:] == ["vmas"]:
+        with watching(MANY_VMAS, NR_VMAS) as screen:
+            watch(screen, 20, f"{NR_VMAS:,} VMAs")
+            press_keys(screen)
+        return
+    gib = float(sys.argv[1]) if len(sys.argv) > 1 else 4
+    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 60
+    with watching(CHANGING, int(gib * GIB), "parts") as screen:
+        watch(screen, seconds, f"{gib:g} GiB")
+        press_keys(screen)
 
 
 if __name__ == "__main__":

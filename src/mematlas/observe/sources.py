@@ -64,6 +64,8 @@ if TYPE_CHECKING:
 
 SOURCES = ("auto", "smaps", "pagemap", "tables")
 PAGE_SOURCES = ("auto", "pagemap", "tables")
+MANY_VMAS = 1 << 12
+"""From which on another look at page tables takes less than smaps does, of which each VMA is a text of 700 bytes."""
 """Those that show single pages."""
 
 
@@ -131,6 +133,8 @@ class Sources:
         """What knows the files that it maps."""
         self.will_look_again = False
         """Whether this is one of many looks: what page tables are read with is then opened once, and pays."""
+        self._has_many_vmas: bool | None = None
+        """Whether there were many VMAs when that was asked first; None before."""
         self.last_texts: LastTexts | None = None
         self.last_usages: LastUsages | None = None
         """What smaps said when it was last read, and what that came to: None unless this is one of many looks."""
@@ -252,7 +256,10 @@ class Sources:
             return SourceChoice("tables")
         hold = self._hold(max_stall, span, numa) if self.procfs.live else 0
         if hold <= max_stall:
-            return SourceChoice("smaps" if span is None else "pagemap")
+            if span is not None:
+                return SourceChoice("pagemap")
+            is_long = self.following is not None and not numa and self._has_many()
+            return SourceChoice("tables" if is_long and self.why_no_counts() is None else "smaps")
         why = None
         if self._tables_pay(has_counts=span is None):
             why = self.why_no_counts() if span is None else self.why_no_tables()
@@ -286,6 +293,12 @@ class Sources:
             if not pagemap.tells_accessed():
                 raise why
         return SourceChoice("pagemap", (no_tables(why), TRACKED_ALONE) if wanted == "auto" else (TRACKED_ALONE,))
+
+    def _has_many(self) -> bool:
+        """Whether smaps is so long that on another look page tables take less."""
+        if self._has_many_vmas is None:
+            self._has_many_vmas = sum(1 for _ in self.dir.lines("maps")) >= MANY_VMAS
+        return self._has_many_vmas
 
     def _hold(self, enough: float, span: tuple[int, int] | None, numa: bool) -> float:
         """Return for how many seconds reading without pauses would hold up the process; exactly only beyond enough."""
