@@ -10,6 +10,8 @@ The copy is dense: each table of the level above the last makes a *region*, with
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 from itertools import pairwise
 
 from mematlas.arrays import Bools, Bytes, NDArray, Words, np
@@ -45,6 +47,8 @@ NOTHING, TABLE, LEAF, OTHER = range(4)
 NR_KINDS = 4
 NOWHERE: NDArray[np.intp] = np.zeros(0, np.intp)
 FIRST_REGIONS = 16
+LARGE = 1 << 20
+"""Bytes of a column from which on only what is used of it is to take memory."""
 MOST_WALKED = 1 << 14
 """Tables of the last level that are walked at once: 64 MiB that are handed over, of 32 GiB of memory."""
 
@@ -470,6 +474,20 @@ def are_in(some: Places, places: Places) -> Bools:
     return found
 
 
+def nothing_yet(size: int, kind: np.dtype[Any]) -> NDArray[Any]:
+    """Return so many zeros, which take memory page by page, where they are written to.
+
+    In huge pages, as numpy asks for where there are many, a single row would take one.
+    """
+    nr_bytes = size * kind.itemsize
+    if nr_bytes < LARGE:
+        return np.zeros(size, kind)
+    memory = mmap.mmap(-1, nr_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without huge pages knows no such advice
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, kind)
+
+
 def log2(number: int) -> int:
     """Return the logarithm of a power of two."""
     return number.bit_length() - 1
@@ -481,6 +499,6 @@ def grown(column: NDArray[Any], size: int, used: Places, row_size: int) -> NDArr
     >>> grown(np.array([1, 2, 3, 4]), 6, np.array([1]), 2).tolist()
     [0, 0, 3, 4, 0, 0]
     """
-    larger = np.zeros(size, column.dtype)
+    larger = nothing_yet(size, column.dtype)
     larger.reshape(-1, row_size)[used] = column.reshape(-1, row_size)[used]
     return larger
