@@ -211,21 +211,10 @@ def rights_of(session: Session, viewing: Viewing) -> str:
 
 def spent(session: Session) -> float:
     """Return the processor seconds of this process, and of those that work for it."""
-    seconds = time.process_time()
-    for pid in session.procfs.helpers:
-        seconds += seconds_of(session, pid)
-    return seconds
+    from mematlas.kernel.status import read_processor_seconds
 
-
-def seconds_of(session: Session, pid: int) -> float:
-    """Return the processor seconds of a process; 0 of one that has ended."""
-    from mematlas.errors import Error
-
-    try:
-        fields = session.procfs.read(f"{pid}/stat").rpartition(b")")[2].split()
-    except Error:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    procfs = session.procfs
+    return time.process_time() + sum(read_processor_seconds(procfs, pid) for pid in procfs.helpers)
 
 
 COMMAND = Command(

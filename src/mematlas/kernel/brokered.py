@@ -17,6 +17,7 @@ from mematlas.errors import Error, put_together
 from mematlas.kernel import broker
 from mematlas.kernel.procfs import ProcessDir, ProcFS
 from mematlas.kernel.queries import PAGE_FILES, encode
+from mematlas.kernel.status import read_processor_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,14 +46,18 @@ class _Connection(_local):
     def __init__(self) -> None:
         self.socket: _socket.socket | None = None
         self.pid = 0
+        self.worker = 0
+        """Who serves it."""
+        self.seconds: dict[int, float] = {}
+        """What each who has served this thread had taken of processors, when that was asked last."""
         self.areas: dict[int, Looked] = {}
         """What long answers come in, by the number that whoever answers has for it."""
 
-    def begin(self, connection: _socket.socket) -> None:
+    def begin(self, connection: _socket.socket, worker: int) -> None:
         """Ask through a new connection."""
         if self.socket is not None:
             self.socket.close()
-        self.socket, self.pid, self.areas = connection, os.getpid(), {}
+        self.socket, self.pid, self.worker, self.areas = connection, os.getpid(), worker, {}
 
 
 class _Asked:
@@ -128,11 +133,11 @@ class Lender:
     def _connection(self) -> _socket.socket:
         own = self._own
         if own.socket is None or own.pid != os.getpid():
-            own.begin(self._connect())
+            own.begin(*self._connect())
         assert own.socket
         return own.socket
 
-    def _connect(self) -> _socket.socket:
+    def _connect(self) -> tuple[_socket.socket, int]:
         try:
             # Who asks at the same time may get ours, and we theirs: one is like the other.
             self.control.sendmsg([broker.CONNECT])
@@ -144,7 +149,15 @@ class Lender:
         if fd < 0:
             raise OSError(errno.EAGAIN, "too many ask at once")
         self.workers.add(int(data))
-        return _socket.socket(fileno=fd)
+        return _socket.socket(fileno=fd), int(data)
+
+    def seconds(self, procfs: ProcFS) -> float:
+        """Return the processor seconds that those have taken who have served this thread."""
+        own = self._own
+        if own.worker:
+            # Of one that has ended, what it had taken before.
+            own.seconds[own.worker] = read_processor_seconds(procfs, own.worker) or own.seconds.get(own.worker, 0.0)
+        return sum(own.seconds.values())
 
     def end_with(self, watched: int) -> None:
         """Have us end, with an error, when the broker does: it has the other end of a pipe open."""
@@ -251,6 +264,10 @@ class BrokeredFS(ProcFS):
         """The PIDs of those that work for us: the broker, and whom it has started for us and for our children."""
         broker_pid = self.lender.pid
         return frozenset((broker_pid, *self.lender.workers, *broker.started_by(broker_pid, self)))
+
+    def seconds(self) -> float:
+        """Return the processor seconds of this thread, and of the worker that serves it."""
+        return super().seconds() + self.lender.seconds(self)
 
     def open_of(self, directory: Directory, name: str, flags: int) -> int:
         """Open a file: by ourselves where we may."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 from itertools import islice
-from time import perf_counter
+from time import perf_counter, thread_time
 
 from mematlas.errors import (
     Error,
@@ -210,6 +210,10 @@ class ProcFS(Directory):
     def helpers(self) -> frozenset[int]:
         """The PIDs of those that work for us beside ourselves."""
         return frozenset()
+
+    def seconds(self) -> float:
+        """Return the processor seconds that this thread has taken, and what works for it alone."""
+        return thread_time()
 
     # What may take a right: done here, or by whoever has it
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 PF_FORKNOEXEC = 0x00000040
 PF_KTHREAD = 0x00200000
 """Process flags: include/linux/sched.h."""
+UTIME, CSTIME = 11, 14
+"""The first and the last of the processor times in stat, as numbered behind the name: fs/proc/array.c."""
 
 
 @record
@@ -191,6 +193,17 @@ class Faults:
     """The page was in RAM already, or had only to be filled with zeros."""
     major: int
     """The page had to be read from a disk."""
+
+
+def read_processor_seconds(procfs: ProcFS, pid: int) -> float:
+    """Return the processor seconds that a process has taken, and those of its children that have ended; 0 of one that has
+    ended itself.
+    """
+    try:
+        fields = procfs.read(f"{pid}/stat").rpartition(b")")[2].split()
+        return sum(map(int, fields[UTIME : CSTIME + 1])) / os.sysconf("SC_CLK_TCK")
+    except (Error, ValueError):
+        return 0.0
 
 
 def read_faults(process: ProcessDir) -> Faults:

@@ -49,6 +49,8 @@ class Looker:
         self._answer = answer
         self._woken = threading.Condition()
         self._questions: deque[tuple[str, Question]] = deque()
+        self._answering = 0.0
+        """Processor seconds that answers have taken: who asks is not to be shown less for it."""
         self._is_wanted = True
         self._is_stopped = False
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -90,7 +92,11 @@ class Looker:
         try:
             with self._open_watch() as watch:
                 timeline = LiveTimeline(
-                    watch, self._interval, budget=self._budget, rest=self._rest, clock=thread_seconds
+                    watch,
+                    self._interval,
+                    budget=self._budget,
+                    rest=self._rest,
+                    clock=lambda: watch.seconds() - self._answering,
                 )
                 for _ in timeline:
                     self.timeline = timeline
@@ -122,16 +128,13 @@ class Looker:
                     continue
                 name, question = self._questions.popleft()
             assert self.timeline
+            before = self.timeline.watch.seconds()
             try:
                 found = question(self.timeline)
             except Error as error:
                 found = error
+            self._answering += self.timeline.watch.seconds() - before
             self._answer(name, found)
-
-
-def thread_seconds() -> float:
-    """Return the processor time of this thread."""
-    return time.thread_time()
 
 
 def last_moment(timeline: LiveTimeline) -> Snapshot[Look]:
