@@ -101,8 +101,8 @@ class Looker:
         except Error as error:
             self.error = error
             self._tell(self)
-        except Exception as error:  # a mistake of ours must not look like silence
-            self.error = Error(f"a mistake of ours, please report it: {type(error).__name__}: {error}")
+        except Exception as error:
+            self.error = mistake_of(error)
             self._tell(self)
         finally:
             self.is_over |= self.error is not None
@@ -127,6 +127,11 @@ class Looker:
             except Error as error:
                 found = error
             self._answer(name, found)
+
+
+def mistake_of(error: Exception) -> Error:
+    """Return what is shown of a mistake of ours in a thread: it must not look like silence."""
+    return Error(f"a mistake of ours, please report it: {type(error).__name__}: {error}")
 
 
 def thread_seconds() -> float:
