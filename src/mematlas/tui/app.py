@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import select
+import signal
 import threading
 import time
 
 from textual import events
 from textual.app import App
+from textual.binding import Binding
 from textual.message import Message
 from textual.widgets import Input
 
@@ -15,7 +18,7 @@ from mematlas.errors import Error, NotSupported
 from mematlas.tui.colours import Colours
 from mematlas.tui.frame import FOOT, HEAD, Status, foot_row, machine_row, tabs_row
 from mematlas.tui.help import HelpPage
-from mematlas.tui.looking import Looker
+from mematlas.tui.looking import Looker, mistake_of
 from mematlas.tui.stage import RowStage
 
 TYPE_CHECKING = False
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
 
 SAID_SECONDS = 6.0
 """For which what was said stands."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STEP = 1.0
 """Seconds that the brackets move the moment by, and how much more with braces."""
 FAR = 10
@@ -59,6 +63,7 @@ class Top(App[int]):
 
     ENABLE_COMMAND_PALETTE = False
     AUTO_FOCUS = None
+    BINDINGS = (Binding("ctrl+c", "quit", show=False, priority=True),)
     CSS = """
     Screen { layout: vertical; overflow: hidden; }
     RowStage { height: 1fr; }
@@ -119,9 +124,17 @@ class Top(App[int]):
 
     def on_mount(self) -> None:
         """Begin to look."""
+        if not self.is_headless:
+            self._heed_signals()
         self.stage.focus()
         self.set_interval(1.0, self.beat)
         self.watch_what_is_needed()
+
+    def _heed_signals(self) -> None:
+        """End as with ``q`` where a signal says so: the terminal is left as it was. What is ignored stays so: nohup(1)."""
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                asyncio.get_running_loop().add_signal_handler(number, self.exit, 128 + number)
 
     def beat(self) -> None:
         """Draw what changes with time alone; end where the terminal is gone, and nobody has told us (SIGHUP)."""
@@ -168,8 +181,10 @@ class Top(App[int]):
             self.post_message(self.News())
 
         def answer(what: str, found: Any) -> None:
-            self.viewing.answers[what] = found
-            self.post_message(self.News())
+            # Who was looked at before may have been asked: that is no answer about who is now.
+            if self._lookers.get(name) is looker:
+                self.viewing.answers[what] = found
+                self.post_message(self.News())
 
         looker = self._lookers[name] = Looker(open_watch, interval, self._budget, tell, answer)
         looker.start()
@@ -182,23 +197,27 @@ class Top(App[int]):
             return
         looker.ask(name, question)
 
-    def ask_aside(self, name: str, question: Any) -> None:
-        """Have something asked by a thread of its own: one thing at a time."""
+    def ask_aside(self, name: str, question: Any) -> bool:
+        """Have something asked by a thread of its own, one thing at a time; return whether it is."""
         timeline = self.viewing.closely
         if self._aside is not None and self._aside.is_alive():
             self.say("still looking for what was asked before")
-            return
+            return False
+        self.viewing.answers.pop(name, None)
 
         def run() -> None:
             try:
                 found = question(timeline)
             except Error as error:
                 found = error
+            except Exception as error:
+                found = mistake_of(error)
             self.viewing.answers[name] = found
             self.post_message(self.News())
 
         self._aside = threading.Thread(target=run, daemon=True)
         self._aside.start()
+        return True
 
     def on_top_news(self) -> None:
         """Show what is new."""
@@ -227,15 +246,16 @@ class Top(App[int]):
         status = self.status()
         shown = self.sheet or self.page
         tabs, self._places = tabs_row(self.pages, self.page, status, width)
-        if height < HEAD + FOOT + 3:
-            return list(shown.draw(width, height))
-        room = height - HEAD - FOOT
+        is_bare = height < HEAD + FOOT + 3
+        room = height if is_bare else height - HEAD - FOOT
         try:
             rows = list(shown.draw(width, room))[:room]
         except Error as error:
             from mematlas.tui.drawing import sentence
 
             rows = sentence(str(error), width, room)
+        if is_bare:
+            return rows
         rows += [[] for _ in range(room - len(rows))]
         return [machine_row(status, width), tabs, *rows, foot_row(shown, status, width)]
 
@@ -313,7 +333,7 @@ class Top(App[int]):
         viewing = self.viewing
         if key in ("q", "f10"):
             self.exit(0)
-        elif key.isdigit() and 0 < int(key) <= len(self.pages):
+        elif key.isdecimal() and 0 < int(key) <= len(self.pages):
             self.page = self.pages[int(key) - 1]
         elif key in ("tab", "shift+tab"):
             step = 1 if key == "tab" else -1

@@ -5,7 +5,7 @@ A role is one of `mematlas.views.colour.TONES`, or of `ROLES`. After it may stan
 
 from __future__ import annotations
 
-from mematlas.views.format import format_path, padded, shorten, width_of
+from mematlas.views.format import format_message, format_path, padded, shorten, width_of
 from mematlas.views.picture import BARS
 
 TYPE_CHECKING = False
@@ -69,6 +69,17 @@ def fitted(row: Row, width: int) -> Row:
         made.append((kept + MARK + " " * (left - 1 - width_of(kept)), role))
         break
     return made if width else []
+
+
+def printable(row: Row) -> Row:
+    """Return a row that is safe on a terminal, whatever names are in it: what could move that is escaped.
+
+    >>> printable([("a", "own"), (chr(27) + "[2J", "text")])
+    [('a', 'own'), ('\\\\x1b[2J', 'text')]
+    """
+    if all(text.isprintable() for text, _ in row):
+        return row
+    return [(format_path(text), role) for text, role in row]
 
 
 def start_of(text: str, width: int) -> str:
@@ -167,7 +178,7 @@ def sentence(text: str, width: int, height: int) -> list[Row]:
     """Return a sentence as a screen of nothing else has it: why it is empty, and what to do."""
     from mematlas.views.format import fold
 
-    lines = [line for part in text.split("\n") for line in fold(part, max(width - 4, 10))]
+    lines = [line for part in text.split("\n") for line in fold(format_message(part), max(width - 4, 10))]
     rows: list[Row] = [[] for _ in range(max((height - len(lines)) // 3, 0))]
     rows += [[("  " + line, "muted")] for line in lines]
     return rows[:height]

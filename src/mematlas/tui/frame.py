@@ -5,7 +5,7 @@ from __future__ import annotations
 from mematlas.frozen import record
 from mematlas.tui.drawing import fitted, stacked, width_of_row
 from mematlas.version import __version__
-from mematlas.views.format import format_size
+from mematlas.views.format import format_message, format_path, format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def machine_row(status: Status, width: int) -> Row:
     """Return the first row: whose memory, how it is used, and with which rights that is seen."""
     total = status.counters.get("MemTotal", 0)
     parts = split(status.counters)
-    left: Row = [(" mematlas ", "title"), (__version__, "muted"), (f" · {status.place}", "text")]
+    left: Row = [(" mematlas ", "title"), (__version__, "muted"), (f" · {format_path(status.place)}", "text")]
     right: Row = [(status.rights + " ", "muted")]
     if not parts:
         return between(left, right, width)
@@ -98,7 +98,7 @@ def tabs_row(pages: Sequence[Page], page: Page, status: Status, width: int) -> t
 def foot_row(page: Page, status: Status, width: int) -> Row:
     """Return the last row: what there is to say, or the keys."""
     if status.said:
-        return fitted([(" " + status.said, "text")], width)
+        return fitted([(" " + format_message(status.said), "text")], width)
     row: Row = []
     for key, what in (*page.keys, ("?", "help"), ("q", "quit")):
         span: Row = [(f" {key}", "title"), (f" {what} ", "muted")]

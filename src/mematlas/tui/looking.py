@@ -107,8 +107,8 @@ class Looker:
         except Error as error:
             self.error = error
             self._tell(self)
-        except Exception as error:  # a mistake of ours must not look like silence
-            self.error = Error(f"a mistake of ours, please report it: {type(error).__name__}: {error}")
+        except Exception as error:
+            self.error = mistake_of(error)
             self._tell(self)
         finally:
             self.is_over |= self.error is not None
@@ -135,6 +135,11 @@ class Looker:
                 found = error
             self._answering += self.timeline.watch.seconds() - before
             self._answer(name, found)
+
+
+def mistake_of(error: Exception) -> Error:
+    """Return what is shown of a mistake of ours in a thread: it must not look like silence."""
+    return Error(f"a mistake of ours, please report it: {type(error).__name__}: {error}")
 
 
 def last_moment(timeline: LiveTimeline) -> Snapshot[Look]:

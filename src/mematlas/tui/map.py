@@ -432,9 +432,8 @@ class MapPage(Page):
         if pfn is None or viewing.ask_aside is None:
             viewing.said = "no frame is known here"
             return
-        self._owned = pfn
-        viewing.answers.pop("owners", None)
-        viewing.ask_aside("owners", lambda timeline: timeline.owners(pfn))
+        if viewing.ask_aside("owners", lambda timeline: timeline.owners(pfn)):
+            self._owned = pfn
 
     # Keys and mouse
 

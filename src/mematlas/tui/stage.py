@@ -7,7 +7,7 @@ from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
-from mematlas.tui.drawing import fitted
+from mematlas.tui.drawing import fitted, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class RowStage(Widget, can_focus=True):
     def show(self, rows: Sequence[Row]) -> None:
         """Show other rows: as many as there is room for."""
         width, height = self.size
-        made = [fitted(row, width) for row in rows[:height]]
+        made = [fitted(printable(row), width) for row in rows[:height]]
         made += [fitted([], width)] * (height - len(made))
         if len(made) != len(self._rows):
             self._rows, self._strips = made, [self._strip(row, width) for row in made]

@@ -56,8 +56,8 @@ class Viewing:
         """What there is to say just now."""
         self.ask: Callable[[str, Any], None] | None = None
         """Asks the thread that looks for something: by the name of what is wanted; the answer comes by `answers`."""
-        self.ask_aside: Callable[[str, Any], None] | None = None
-        """The same of a thread that looks at nothing else: what takes long, and nobody else has to wait for."""
+        self.ask_aside: Callable[[str, Any], bool] | None = None
+        """The same of a thread that looks at nothing else, unless it is busy: what takes long, and nobody waits for."""
         self.leads_to = ""
         """The name of the page that a page wants to be shown next."""
         self.answers: dict[str, Any] = {}

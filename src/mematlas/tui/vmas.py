@@ -11,7 +11,7 @@ from mematlas.tui.page import Page
 from mematlas.tui.rows import Heading, RowList
 from mematlas.tui.vma_lists import Line, VmaList
 from mematlas.tui.waiting import why_no_vmas
-from mematlas.views.format import format_address, format_change, format_size, format_span, number_of
+from mematlas.views.format import format_address, format_change, format_path, format_size, format_span, number_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class VmasPage(Page):
         row: Row = [(" " + name_cell(seen.name, min(len(seen.name), 24)), "title"), (f" {seen.pid}", "muted")]
         row.append((f" · {number_of(len(found.amounts), 'VMA')}", "text"))
         if self.by:
-            what = f"{self.within[1]} alone (Esc)" if self.within else f"by {self.by}"
+            what = f"{format_path(self.within[1])} alone (Esc)" if self.within else f"by {self.by}"
             row.append((f" · {what}", "text"))
         if self._wanted:
             row.append((f" · with {self._wanted!r}: {len(self.list.items):,}", "text"))
