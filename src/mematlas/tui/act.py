@@ -37,6 +37,7 @@ class ActPage(Page):
     """Lies over a page until what was asked for is done, or is not to be."""
 
     name = "Act"
+    is_sheet = True
 
     def __init__(self, viewing: Viewing) -> None:
         super().__init__(viewing)
@@ -55,7 +56,8 @@ class ActPage(Page):
     def keys(self) -> tuple[tuple[str, str], ...]:  # type: ignore[override]
         """What can be done next."""
         if self.advice is None:
-            return (*((letter, DO[advice]) for letter, advice in LETTERS.items()), ("v", "which pages"))
+            other = (("v", "which pages"),) if len(self.spans) > 1 else ()
+            return (*((letter, DO[advice]) for letter, advice in LETTERS.items()), *other, ("Esc", "back"))
         if self.is_confirmed:
             return (("Esc", "stop, and back" if self._report() is None else "back"),)
         return (("y", "do it"), ("Esc", "do nothing"))

@@ -56,6 +56,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STEP = 1.0
 """Seconds that the brackets move the moment by, and how much more with braces."""
 FAR = 10
+BACK = ("escape", "backspace", "enter", "q", "f10", "?", "f1")
+"""What leads back from what lies over a page; any other key that means nothing there is for the page."""
 
 
 class Top(App[int]):
@@ -309,10 +311,12 @@ class Top(App[int]):
         event.stop()
         event.prevent_default()
         if self.sheet:
-            if not self.sheet.press(key) and key in ("escape", "q", "?", "f1", "backspace", "enter"):
+            if not self.sheet.press(key):
                 self.sheet = None
-        elif not self.page.press(key):
-            self.press(key)
+                if key not in BACK:
+                    self.press_on_page(key)
+        else:
+            self.press_on_page(key)
         if self.is_running:
             self.follow()
 
@@ -328,6 +332,11 @@ class Top(App[int]):
         if self.page.rests:
             self.set_timer(self.page.rests, self.draw)
 
+    def press_on_page(self, key: str) -> None:
+        """Do what a key means on the page that is shown, or on every one."""
+        if not self.page.press(key):
+            self.press(key)
+
     def press(self, key: str) -> None:
         """Do what a key means on every page."""
         viewing = self.viewing
@@ -339,7 +348,7 @@ class Top(App[int]):
             step = 1 if key == "tab" else -1
             self.page = self.pages[(self.pages.index(self.page) + step) % len(self.pages)]
         elif key in ("?", "f1"):
-            self.sheet = HelpPage(viewing, self.page, self.pages)
+            self.sheet = HelpPage(viewing, self.page)
         elif key in ("z", "space"):
             viewing.is_frozen = not viewing.is_frozen
             viewing.at = viewing.clock if viewing.is_frozen else None

@@ -99,13 +99,21 @@ def foot_row(page: Page, status: Status, width: int) -> Row:
     """Return the last row: what there is to say, or the keys."""
     if status.said:
         return fitted([(" " + format_message(status.said), "text")], width)
+    # Who knows no key at all has to find help: it stays when others are left out.
+    ends: Row = [] if page.is_sheet else [*key_spans("?", "help"), *key_spans("q", "quit")]
+    room = width - width_of_row(ends)
     row: Row = []
-    for key, what in (*page.keys, ("?", "help"), ("q", "quit")):
-        span: Row = [(f" {key}", "title"), (f" {what} ", "muted")]
-        if width_of_row(row) + width_of_row(span) > width:
+    for key, what in page.keys:
+        spans = key_spans(key, what)
+        if width_of_row([*row, *spans]) > room:
             break
-        row += span
-    return fitted(row, width)
+        row += spans
+    return fitted([*row, *ends], width)
+
+
+def key_spans(key: str, what: str) -> Row:
+    """Return a key with what it does."""
+    return [(f" {key}", "title"), (f" {what} ", "muted")]
 
 
 def between(left: Row, right: Row, width: int) -> Row:

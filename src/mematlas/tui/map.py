@@ -55,10 +55,10 @@ class MapPage(Page):
     keys = (
         ("+ -", "zoom"),
         ("c", "palette"),
-        ("f", "follow changes"),
-        ("w", "whole space"),
-        ("i", "the page"),
+        ("i", "detail"),
         ("o", "who has it"),
+        ("f", "follow"),
+        ("w", "whole"),
         ("/", "VMA or 0x..."),
     )
 

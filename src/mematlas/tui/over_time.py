@@ -58,8 +58,8 @@ class TimePage(Page):
         ("+ -", "zoom"),
         ("c", "curves"),
         ("v", "shades"),
-        ("End", "newest"),
         ("Enter", "map"),
+        ("End", "newest"),
     )
 
     def __init__(self, viewing: Viewing) -> None:

@@ -15,7 +15,9 @@ class Page:
 
     name = ""
     keys: tuple[tuple[str, str], ...] = ()
-    """Its own keys, each with what it does: for the line below it, and for help."""
+    """Its own keys, each with what it does, the most important first: for the line below it."""
+    is_sheet = False
+    """Whether it lies over a page: keys that mean the same everywhere do not reach it."""
     needs = ""
     """What has to be watched while it is seen: ``everybody``, ``closely``, ``machine``, with blanks between them."""
     rests = 0.0

@@ -85,10 +85,10 @@ class ProcessesPage(Page):
         ("g", "groups"),
         ("t", "tree"),
         ("< >", "sort"),
-        ("I", "reverse"),
-        ("- +", "fold"),
         ("\\", "filter"),
         ("space", "tag"),
+        ("I", "reverse"),
+        ("- +", "fold"),
     )
 
     def __init__(self, viewing: Viewing) -> None:

@@ -43,8 +43,8 @@ class TablesPage(Page):
     keys = (
         ("→ ←", "open, close"),
         ("*", "open all"),
-        (".", "cursor of the map"),
-        ("m", "map here"),
+        (".", "map's cursor"),
+        ("m", "on map"),
         ("u", "update"),
     )
 

@@ -9,9 +9,13 @@ import pytest
 
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.tui.app import Top
+from mematlas.tui.frame import Status, foot_row
+from mematlas.tui.help import HelpPage
+from mematlas.tui.help_texts import KEYS, MEANINGS
 from mematlas.tui.viewing import Viewing
-from screens import SIZES, look_of, played, seen_on, shop, shown, top_of
+from screens import SIZES, look_of, played, seen_on, shop, shown, text_of, top_of
 
+STATUS = Status("oak", {}, "uid 0", "", "live", "")
 LOOKS = [look_of(shop(11, name="shop"), shop(12, name="till", seed=number)) for number in range(1, 4)]
 
 
@@ -60,8 +64,8 @@ def test_it_ends(key: str) -> None:
 @pytest.mark.parametrize("key", ["?", "f1"])
 def test_help_lies_over_the_page_and_goes_away(key: str) -> None:
     lines = press(top_of(LOOKS), key)
-    assert any("Everywhere" in line for line in lines)
-    assert not any("Everywhere" in line for line in press(top_of(LOOKS), key, "escape"))
+    assert any("Keys of Processes" in line for line in lines)
+    assert not any("Keys of Processes" in line for line in press(top_of(LOOKS), key, "escape"))
 
 
 @pytest.mark.parametrize("key", ["z"])
@@ -203,3 +207,49 @@ def test_no_thread_is_left_behind() -> None:
 def test_a_process_that_is_named_begins_with_its_map() -> None:
     assert top_of(LOOKS, 11).page.name == "Map"
     assert top_of(LOOKS).page.name == "Processes"
+
+
+def test_keys_that_lead_to_help_and_out_are_shown_however_many_there_are() -> None:
+    for page in top_of(LOOKS, 11).pages:
+        line = foot_row(page, STATUS, 80)
+        assert text_of([line])[0].endswith(" ? help  q quit"), page.name
+        assert page.keys[0][1] in text_of([line])[0]
+
+
+def test_what_lies_over_a_page_shows_its_own_keys_alone() -> None:
+    app = top_of(LOOKS, 11)
+    lines = press(app, "?", size=(80, 24))
+    assert lines[-1] == " ↑ ↓ scroll  Esc back"
+    assert "q quit" not in press(top_of(LOOKS, 11), "a")[-1]
+
+
+def test_help_explains_every_key_and_more_of_each_page() -> None:
+    for page in top_of(LOOKS, 11).pages:
+        explained = {key for key, _ in KEYS[page.name]} | {word for key, _ in KEYS[page.name] for word in key.split()}
+        assert {key for key, _ in page.keys} <= explained, page.name
+        assert MEANINGS[page.name]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_help_is_read_to_its_end_in_every_size(size: tuple[int, int]) -> None:
+    for page in top_of(LOOKS, 11).pages:
+        sheet = HelpPage(page.viewing, page)
+        lines: list[str] = []
+        for _ in range(200):
+            rows = sheet.draw(*size)
+            assert len(rows) <= size[1]
+            lines += text_of(rows)
+            if not lines[-1].endswith("more"):
+                break
+            sheet.press("down")
+        assert lines[-1].strip()
+    assert any("quit" in line for line in lines)
+
+
+def test_a_key_that_help_has_shown_is_pressed_right_there() -> None:
+    app = top_of(LOOKS, 11)
+    press(app, "?", "3")
+    assert (app.sheet, app.page.name) == (None, "VMAs")
+    app = top_of(LOOKS, 11)
+    press(app, "?", "q")
+    assert (app.sheet, app.page.name, app.return_value) == (None, "Map", None)
