@@ -100,12 +100,18 @@ def foot_row(page: Page, status: Status, width: int) -> Row:
     if status.said:
         return fitted([(" " + status.said, "text")], width)
     row: Row = []
-    for key, what in (*page.keys, ("?", "help"), ("q", "quit")):
-        span: Row = [(f" {key}", "title"), (f" {what} ", "muted")]
-        if width_of_row(row) + width_of_row(span) > width:
+    last = [*key_spans("?", "help"), *key_spans("q", "quit")]  # which leads to those that there is no room for
+    for key, what in page.keys:
+        spans = key_spans(key, what)
+        if width_of_row([*row, *spans, *last]) > width:
             break
-        row += span
-    return fitted(row, width)
+        row += spans
+    return fitted([*row, *last], width)
+
+
+def key_spans(key: str, what: str) -> Row:
+    """Return a key, with what it does."""
+    return [(f" {key}", "title"), (f" {what} ", "muted")]
 
 
 def between(left: Row, right: Row, width: int) -> Row:

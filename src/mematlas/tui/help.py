@@ -20,7 +20,7 @@ EVERYWHERE = (
     ("\\, F4", "show only what has a text"),
     ("[ ] { }", "a moment earlier, later; ten"),
     ("z, space", "freeze, and go on"),
-    ("s d", "snapshot; compare with it, or no more"),
+    ("s d", "compare with how it is now; no more"),
     ("r", "record the process from here on; end that"),
     ("a", "act on the process: the plan first"),
     ("y", "copy the command line for what is seen"),
