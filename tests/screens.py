@@ -41,6 +41,9 @@ class ScriptedWatch(Watch):
         self.at += 1
         return self.looks[min(self.at, len(self.looks)) - 1]
 
+    def seconds(self) -> float:
+        return self.procfs.seconds()
+
     def close(self) -> None:
         self.procfs.close()
 

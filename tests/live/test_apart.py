@@ -531,7 +531,7 @@ def test_connections_are_bounded_and_who_has_too_many_is_told() -> None:
         held, refused = [], 0
         for _number in range(broker.MOST_WORKERS + 20):
             try:
-                held.append(lender._connect())
+                held.append(lender._connect()[0])
             except OSError as error:
                 refused = error.errno or -1
                 break
@@ -544,7 +544,7 @@ def test_who_never_reads_is_ended(victim: Callable[..., Victim]) -> None:
     who = identity(victim("anon_full").pid)
 
     def attack(lender: Lender, procfs: BrokeredFS) -> None:
-        deaf = lender._connect()
+        deaf = lender._connect()[0]
         question = encode("open_file", *who, "maps", 0)
         try:
             for _ in range(100_000):  # descriptors that are on their way count for all of root's
@@ -812,7 +812,7 @@ def test_a_broker_with_few_descriptors_refuses_and_goes_on(victim: Callable[...,
         held, refused = [], 0
         try:
             for _number in range(40):
-                held.append(lender._connect())
+                held.append(lender._connect()[0])
         except OSError as error:
             refused = error.errno or -1
         for connection in held:

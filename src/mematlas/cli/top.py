@@ -133,6 +133,7 @@ def of_now(word: str, args: Namespace, session: Session) -> int:
 def of_recording(path: str, args: Namespace, session: Session) -> int:
     """Show a recording; return the exit code."""
     from mematlas.cli.opening import open_recording
+    from mematlas.timeline.moment import page_size_of
     from mematlas.timeline.recorded_timeline import RecordedTimeline
     from mematlas.timeline.recording_files import RecordingFiles
 
@@ -140,6 +141,7 @@ def of_recording(path: str, args: Namespace, session: Session) -> int:
         viewing = viewing_of(session)
         timeline = RecordedTimeline(recording)
         viewing.place, viewing.is_live = path, False
+        viewing.page_size = page_size_of(recording)  # not ours: it may be of another machine
         viewing.everybody = viewing.closely = viewing.machine = timeline
         viewing.why_no_act = "a recording: nothing can be done to what was"
         processes = recording.processes(2)

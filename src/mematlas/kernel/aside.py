@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-_left_behind: list[Asker] = []
+_left_behind: list[AskingThread] = []
 
 
 def ask_aside(ask: Callable[[Any], Any], things: Sequence[Any], silence: float, deadline: float) -> list[Any]:
@@ -30,7 +30,7 @@ def ask_aside(ask: Callable[[Any], Any], things: Sequence[Any], silence: float, 
     >>> ask_aside(lambda number: number * number, [2, 3], 10.0, float("inf"))
     [4, 9]
     """
-    aside = Aside()
+    aside = Asker()
     try:
         return aside.ask(ask, things, silence, deadline)
     finally:
@@ -42,15 +42,15 @@ def is_left_behind() -> bool:
     return any(thread.done.locked() for thread in _left_behind)
 
 
-class Aside:
-    """A thread that is asked again and again: what it asks through stays open. If it is left behind, there is another."""
+class Asker:
+    """A thread that is asked again and again, and keeps open what it asks through; if left behind, there is another."""
 
     def __init__(self, clock: Callable[[], float] = time.thread_time) -> None:
         """``clock`` returns the processor seconds of the thread that calls it, and of what works for that."""
         self.seconds = 0.0
         """What answers have cost of processors, by the clock."""
         self._clock = clock
-        self._asker: Asker | None = None
+        self._asker: AskingThread | None = None
 
     def ask(self, ask: Callable[[Any], Any], things: Sequence[Any], silence: float, deadline: float) -> list[Any]:
         """Return the answers about things: see `ask_aside`."""
@@ -59,7 +59,7 @@ class Aside:
             return []
         thread = self._asker
         if thread is None or thread.pid != os.getpid():  # of who has forked us
-            thread = Asker(self._clock)
+            thread = AskingThread(self._clock)
             try:
                 _thread.start_new_thread(thread.run, ())
             except RuntimeError:
@@ -94,7 +94,7 @@ class Aside:
             self._asker = None
 
 
-class Asker:
+class AskingThread:
     """A thread that asks about things in order."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

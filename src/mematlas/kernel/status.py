@@ -196,9 +196,7 @@ class Faults:
 
 
 def read_processor_seconds(procfs: ProcFS, pid: int) -> float:
-    """Return the processor seconds that a process has taken, and those of its children that have ended; 0 of one that has
-    ended itself.
-    """
+    """Return the processor seconds of a process, and of its children that have ended; 0 where it has ended itself."""
     try:
         fields = procfs.read(f"{pid}/stat").rpartition(b")")[2].split()
         return sum(map(int, fields[UTIME : CSTIME + 1])) / os.sysconf("SC_CLK_TCK")

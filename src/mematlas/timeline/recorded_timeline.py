@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 
 from mematlas.analysis.counters import COUNTERS
 from mematlas.analysis.measures import result_of
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mematlas.model.who import Who
     from mematlas.timeline.recorded_rows import RecordedProcess
     from mematlas.timeline.recording import Recording
-    from mematlas.timeline.timeline import Amounts, Key
+    from mematlas.timeline.timeline import Amounts, Counted, Key
 
 MOST_LAST = 4
 """Moments of a recording that are held."""
@@ -76,6 +76,20 @@ class RecordedTimeline:
         for index, elapsed in enumerate(self.times):
             if first <= elapsed <= last:
                 yield self._moment(index)
+
+    def counters(self, first: float, last: float) -> list[Counted]:
+        """Return the counters of the machine at the moments from one time to another, each with when that was."""
+        low, high = bisect_left(self.times, first), bisect_right(self.times, last)
+        counted: list[Counted] = [(elapsed, {}) for elapsed in self.times[low:high]]
+        start, end = self.recording.first + low, self.recording.first + high - 1
+        for name in COUNTERS if counted else ():
+            value = self.recording.counter_at(name, start)
+            later = dict(self.recording.counter_changes(name, start, end))
+            for number, (_, known) in enumerate(counted, start):
+                value = later.get(number, value)
+                if value is not None:
+                    known[name] = value
+        return counted
 
     def amounts(self, measure: str, times: Sequence[float]) -> list[Amounts]:
         """Return an amount of each process at some times, such as its ``uss``; of a time before the first, of none.

@@ -565,6 +565,12 @@ class Recording:
         )
         return self._counter(rows[0][0]) if rows else None
 
+    def counter_changes(self, name: str, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield at which moments after one, and up to another, a counter of the machine has changed, and to what."""
+        sql = "SELECT moment, value FROM counter WHERE name = ? AND moment > ? AND moment <= ?"
+        for moment, value in self._rows(sql, name, first, last):
+            yield moment, self._counter(value)
+
     def counter_range(self, name: str) -> tuple[int, int]:
         """Return the least and the most that a counter was at any moment."""
         ((least, most),) = self._rows("SELECT min(value), max(value) FROM counter WHERE name = ?", name)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     Amounts = dict[tuple[int, int], int | None]
     """An amount of each process, by its PID and its start; None is "not known"."""
+    Counted = tuple[float, dict[str, int]]
+    """When a moment was, and the counters of the machine at it."""
     Key = tuple[int, int]
     """The PID of a process, and when it was started."""
 
@@ -50,6 +52,9 @@ if TYPE_CHECKING:
 
         def between(self, first: float, last: float) -> Iterator[Snapshot[Look]]:
             """Yield the moments from one time to another, both included."""
+
+        def counters(self, first: float, last: float) -> list[Counted]:
+            """Return the counters of the machine at the moments from one time to another, each with when that was."""
 
         def happened(self, after: float, last: float) -> Iterator[Happening]:
             """Yield what has happened after one time, and up to another."""
@@ -314,6 +319,10 @@ class LiveTimeline:
         with self._lock:
             found = [snapshot for snapshot, _ in self._moments if first <= snapshot.elapsed <= last]
         yield from found
+
+    def counters(self, first: float, last: float) -> list[Counted]:
+        """Return the counters of the machine at the moments from one time to another, each with when that was."""
+        return [(snapshot.elapsed, snapshot.found.counters) for snapshot in self.between(first, last)]
 
     def amounts(self, measure: str, times: Sequence[float]) -> list[Amounts]:
         """Return an amount of each process at some times, such as its ``uss``; of a time before the first, of none."""

@@ -12,7 +12,7 @@ from mematlas.errors import (
     TargetNotFound,
 )
 from mematlas.frozen import record, replace
-from mematlas.kernel.aside import Aside, is_left_behind
+from mematlas.kernel.aside import Asker, is_left_behind
 from mematlas.kernel.status import PROGRAM, ask_stat, parse_faults, parse_layout, parse_stat, read_layout
 from mematlas.model.pagetables.room import TableRoom
 from mematlas.model.processes import REFUSED
@@ -215,7 +215,7 @@ class Watch:
         self._unseen: dict[int, str] = {}
         """Those of them that have memory, each with why it is not seen."""
         self._finder = WhoFinder(are_ours=procfs.live)
-        self._aside = Aside(procfs.seconds)
+        self._asker = Asker(procfs.seconds)
         try:
             if TABLES in self.what:
                 self._accesses.tables()
@@ -240,7 +240,7 @@ class Watch:
         for one in self._watched.values():
             one.process.close()
         self._watched.clear()
-        self._aside.close()
+        self._asker.close()
         self._accesses.close()
         if self._frames:
             self._frames.close()
@@ -325,8 +325,8 @@ class Watch:
         raise TargetNotFound(f"process {pid} is not watched")
 
     def seconds(self) -> float:
-        """Return the processor seconds of the thread that looks, and of all that works for it: for this thread alone."""
-        return self.procfs.seconds() + self._aside.seconds
+        """Return the processor seconds of this thread, which has to be that which looks, and of what works for it."""
+        return self.procfs.seconds() + self._asker.seconds
 
     def look(self) -> Look:
         """Return how all are now, and what has happened to them since the look before."""
@@ -366,7 +366,7 @@ class Watch:
         self._is_silent = False
         if is_left_behind():
             return []
-        answers: list[Answer] = self._aside.ask(lambda item: self._try(item[1]), watched, SILENCE, float("inf"))
+        answers: list[Answer] = self._asker.ask(lambda item: self._try(item[1]), watched, SILENCE, float("inf"))
         self._is_silent = is_left_behind()
         return answers
 

@@ -24,7 +24,7 @@ from mematlas.tui.stage import RowStage
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any, Protocol
+    from typing import Any, ClassVar, Protocol
 
     from textual.app import ComposeResult
 
@@ -53,9 +53,8 @@ if TYPE_CHECKING:
 SAID_SECONDS = 6.0
 """For which what was said stands."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-STEP = 1.0
-"""Seconds that the brackets move the moment by, and how much more with braces."""
 FAR = 10
+"""How much farther than brackets braces move the moment."""
 BACK = ("escape", "backspace", "enter", "q", "f10", "?", "f1")
 """What leads back from what lies over a page; any other key that means nothing there is for the page."""
 
@@ -65,7 +64,7 @@ class Top(App[int]):
 
     ENABLE_COMMAND_PALETTE = False
     AUTO_FOCUS = None
-    BINDINGS = (Binding("ctrl+c", "quit", show=False, priority=True),)
+    BINDINGS: ClassVar = [Binding("ctrl+c", "quit", show=False, priority=True)]
     CSS = """
     Screen { layout: vertical; overflow: hidden; }
     RowStage { height: 1fr; }
@@ -109,6 +108,8 @@ class Top(App[int]):
         self._lookers: dict[str, Looker] = {}
         self._focused: tuple[int, int] | None = None
         """Who is looked at closely just now."""
+        self._way: list[Page] = []
+        """The pages that have led to this one, which escape leads back to."""
         self._places: list[tuple[int, int]] = []
         self._said_at = 0.0
         self._prompted: str | None = None
@@ -133,7 +134,7 @@ class Top(App[int]):
         self.watch_what_is_needed()
 
     def _heed_signals(self) -> None:
-        """End as with ``q`` where a signal says so: the terminal is left as it was. What is ignored stays so: nohup(1)."""
+        """End as with ``q`` where a signal says so, with the terminal as it was. What is ignored stays so: nohup(1)."""
         for number in SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
                 asyncio.get_running_loop().add_signal_handler(number, self.exit, 128 + number)
@@ -343,20 +344,22 @@ class Top(App[int]):
         if key in ("q", "f10"):
             self.exit(0)
         elif key.isdecimal() and 0 < int(key) <= len(self.pages):
-            self.page = self.pages[int(key) - 1]
+            self.turn_to(self.pages[int(key) - 1])
         elif key in ("tab", "shift+tab"):
             step = 1 if key == "tab" else -1
-            self.page = self.pages[(self.pages.index(self.page) + step) % len(self.pages)]
+            self.turn_to(self.pages[(self.pages.index(self.page) + step) % len(self.pages)])
+        elif key in ("escape", "backspace") and self._way:
+            self.page = self._way.pop()
         elif key in ("?", "f1"):
             self.sheet = HelpPage(viewing, self.page)
         elif key in ("z", "space"):
             viewing.is_frozen = not viewing.is_frozen
             viewing.at = viewing.clock if viewing.is_frozen else None
         elif key in ("[", "]", "{", "}"):
-            viewing.move((STEP if key in "[]" else FAR * STEP) * (-1 if key in "[{" else 1))
+            viewing.step((1 if key in "[]" else FAR) * (-1 if key in "[{" else 1))
         elif key == "s":
             viewing.compared = viewing.clock
-            self.say(f"snapshot at {viewing.compared:.1f} s: d compares with it")
+            self.say(f"all is compared with {viewing.compared:.1f} s from here on: d ends that")
         elif key == "d":
             self.compare()
         elif key == "a":
@@ -410,8 +413,14 @@ class Top(App[int]):
             self.say("compared with nothing")
 
     def go_to(self, name: str) -> None:
-        """Show the page of a name."""
+        """Show the page of a name, where another one has led."""
+        self._way.append(self.page)
         self.page = next(page for page in self.pages if page.name == name)
+
+    def turn_to(self, page: Page) -> None:
+        """Show a page that was asked for itself: there is no way back."""
+        self._way.clear()
+        self.page = page
 
     def prompt(self, what: str) -> None:
         """Ask for a text to search for, or to filter by."""
@@ -449,7 +458,8 @@ class Top(App[int]):
         if event.y == HEAD - 1:
             for page, (first, end) in zip(self.pages, self._places, strict=True):
                 if first <= event.x < end:
-                    self.page, self.sheet = page, None
+                    self.turn_to(page)
+                    self.sheet = None
         elif self.sheet:
             self.sheet.click(event.x, event.y - HEAD, event.chain > 1)
         elif HEAD <= event.y < self.stage.size.height - FOOT:

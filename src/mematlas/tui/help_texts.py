@@ -143,7 +143,7 @@ EVERYWHERE: Texts = (
     ("Enter / Esc", "into / back"),
     ("/ n N, F3", "search; next, previous"),
     ("\\, F4", "filter: show only what has a text"),
-    ("[ ] { }", "a second earlier, later; ten seconds"),
+    ("[ ] { }", "a second earlier, later, of a recording a moment; ten"),
     ("z, space", "freeze what is shown, and go on (space tags processes)"),
     ("s d", "snapshot, which all is compared with; compare no more"),
     ("r", "record the process into a file from now on; end that"),

@@ -16,6 +16,7 @@ from mematlas.tui.page import Page
 from mematlas.tui.page_rows import MARK, PageRows, rows_that_fit
 from mematlas.tui.palettes import PAINTERS, Strokes, bare, legend_row
 from mematlas.tui.viewing import PALETTES
+from mematlas.tui.waiting import NOBODY
 from mematlas.views.format import fold, format_address, format_size, number_of, shorten
 
 TYPE_CHECKING = False
@@ -101,11 +102,11 @@ class MapPage(Page):
         """
         viewing = self.viewing
         timeline, focus = viewing.closely, viewing.focus
-        if focus is None and viewing.is_live:
-            raise NotSupported("a map of nobody", "a process: 1 leads to them, Enter to the map of one")
+        if focus is None:
+            raise NotSupported("a map of nobody", "a process")
         at = viewing.now(timeline)
         if timeline is None or at is None:
-            raise NotSupported("the map", f"a first look at process {focus[0] if focus else ''}")
+            raise NotSupported("the map", f"a first look at process {focus[0]}")
         seen, elapsed = self._seen(at)
         before = self._moment
         if before and before.timeline is timeline and before.elapsed == elapsed and before.seen is seen:
@@ -123,13 +124,15 @@ class MapPage(Page):
             if self._moment and self._moment.timeline is timeline and self._moment.elapsed == times[number]:
                 return self._moment.seen, times[number]
             for one in timeline.at(times[number]).found.seen:
-                if focus is None or (one.pid, one.start_time) == focus:
+                if (one.pid, one.start_time) == focus:
                     return one, times[number]
         last = self._moment
         if last and last.timeline is timeline and last.elapsed <= at and focus == (last.seen.pid, last.seen.start_time):
             return last.seen, last.elapsed
-        who = f"process {focus[0]}" if focus else "a process"
-        raise NotSupported(f"the map of {who} at this moment", "[ or ] to another moment, or 1 to another process")
+        assert focus is not None
+        raise NotSupported(
+            f"the map of process {focus[0]} at this moment", "[ or ] to another moment, or 1 to another process"
+        )
 
     def _changed(self, moment: MapMoment) -> Words:
         """Return which pages are marked: since the moment before, or since that which is compared with."""
@@ -173,12 +176,10 @@ class MapPage(Page):
     def _why(self, error: Error) -> str:
         """Return why there is nothing to see, and what to do."""
         viewing = self.viewing
+        if viewing.focus is None:
+            return NOBODY
         if viewing.closely is None or not viewing.closely.times:
-            if viewing.focus is None:
-                return "no process is looked at: 1 leads to all processes, Enter there to the map of one"
             return f"looking at the pages of process {viewing.focus[0]} ..."
-        if not viewing.is_live and viewing.focus is not None and not isinstance(error, NotSupported):
-            return str(error)
         return str(error)
 
     def _head(self, moment: MapMoment, width: int) -> Row:

@@ -186,12 +186,12 @@ class TimePage(Page):
         layers = [layers_of(self.curves, one) for one in amounts]
         scale = max((top for one in layers if (top := height_of(one)) is not None), default=0.0)
         cells = [column(one, scale, height) for one in layers]
-        labels = {height - 1: format_size(int(scale)), 0: "0"}
-        if height >= 8:
+        labels = {height - 1: format_size(int(scale)), 0: "0"} if scale else {0: "0"}
+        if height >= 8 and scale:
             labels[height // 2 - 1] = format_size(int(scale / height * (height // 2)))
         rows = []
         for level in range(height - 1, -1, -1):
-            label = cell(labels.get(level, "") if height > 1 else labels[height - 1], self._gutter - 1, right=True)
+            label = cell(labels.get(level, "") if height > 1 else format_size(int(scale)), self._gutter - 1, right=True)
             line = [one[level] for one in cells]
             rows.append([(label + " ", "muted"), *runs(line, marking(here))])
         return rows

@@ -184,13 +184,13 @@ PAINTERS: dict[str, Painter] = {
 
 
 def legend_row(painted: Painted, palette: str, page_size: int, width: int) -> Row:
-    """Return what the characters mean, with as much as there is room for: of how many pages, or at least how much."""
+    """Return what the characters mean, with as much as there is room for: of how many pages, or how much that is."""
     from mematlas.tui.drawing import fitted, width_of_row
 
     if painted.why_not:
         return fitted([(f" {palette} is not known here, state is shown: ", "text"), (painted.why_not, "muted")], width)
-    numbers: tuple[Callable[[int], str], ...] = ("{:,}".format, lambda nr: format_size(nr * page_size))
-    for is_full, number in ((True, numbers[0]), (False, numbers[0]), (False, numbers[1])):
+    numbers: tuple[Callable[[int], str], ...] = ("{:,} ".format, lambda nr: f"{format_size(nr * page_size)} ")
+    for is_full, number in ((True, numbers[0]), (False, numbers[0]), (False, numbers[1]), (False, lambda _: "")):
         row = legend_of(painted.legend, is_full, number)
         if width_of_row(row) <= width:
             break
@@ -203,7 +203,7 @@ def legend_of(legend: Iterable[tuple[str, str, str, int | None]], is_full: bool,
     for glyphs, role, text, nr in legend:
         row += [(" " + (glyphs if is_full else glyphs[-1]), role), (f" {text} ", "muted")]
         if nr is not None:
-            row.append((number(nr) + " ", "text"))
+            row.append((number(nr), "text"))
     return row
 
 

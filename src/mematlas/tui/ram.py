@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mematlas.analysis.cached import CachedFile
-    from mematlas.timeline.sampler import Snapshot
+    from mematlas.timeline.timeline import Counted
     from mematlas.timeline.watch import Look
     from mematlas.tui.drawing import Row
     from mematlas.tui.viewing import Viewing
@@ -43,7 +43,7 @@ COLUMNS = (
     ("resident", "IN RAM", 9, True),
     ("change", "CHANGE", 10, True),
     ("dirty", "DIRTY", 9, True),
-    ("path", "FILE", 4, False),
+    ("path", "FILE", 5, False),
 )
 
 
@@ -79,13 +79,10 @@ class RamPage(Page):
 
     # What is known
 
-    def _counted(self) -> list[Snapshot[Look]]:
-        """Return moments of late with the machine's counters: of that timeline which is looked at more often."""
+    def _counted(self) -> list[Counted]:
+        """Return the machine's counters of late: of that timeline which is looked at more often."""
         viewing = self.viewing
-        for timeline in (viewing.everybody, viewing.machine):
-            if found := viewing.span(timeline, RECENT):
-                return found
-        return []
+        return viewing.counted(viewing.everybody, RECENT) or viewing.counted(viewing.machine, RECENT)
 
     def _now(self) -> Look | None:
         """Return what is known of all of RAM; of counters alone where that is all that there is yet."""
@@ -93,8 +90,7 @@ class RamPage(Page):
         moment = viewing.moment(viewing.machine)
         if moment is not None and (moment.found.ram is not None or viewing.is_live):
             return moment.found
-        counted = self._counted()
-        moment = counted[-1] if counted else moment
+        moment = viewing.moment(viewing.everybody) or moment
         return moment.found if moment else None
 
     def _before(self) -> Look | None:

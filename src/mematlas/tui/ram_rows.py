@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mematlas.analysis.frames import FrameGroup, FramesResult
-    from mematlas.timeline.sampler import Snapshot
+    from mematlas.timeline.timeline import Counted
     from mematlas.timeline.watch import Look
     from mematlas.tui.drawing import Row
 
@@ -182,48 +182,48 @@ def short(size: int) -> str:
     return text.replace("iB", "").replace(" ", "")
 
 
-def rates_of(moments: Sequence[Snapshot[Look]], name: str) -> list[float | None]:
+def rates_of(counted: Sequence[Counted], name: str) -> list[float | None]:
     """Return by how much a counter grew each second, from each moment to the next; None where it is not known."""
     rates: list[float | None] = []
-    for before, now in pairwise(moments):
-        first, last = before.found.counters.get(name), now.found.counters.get(name)
-        seconds = now.elapsed - before.elapsed
+    for (began, before), (ended, now) in pairwise(counted):
+        first, last = before.get(name), now.get(name)
+        seconds = ended - began
         rates.append(None if first is None or last is None or seconds <= 0 else max(last - first, 0) / seconds)
     return rates
 
 
-def last_rate(moments: Sequence[Snapshot[Look]], *names: str) -> float | None:
+def last_rate(counted: Sequence[Counted], *names: str) -> float | None:
     """Return by how much counters grow each second together, as of late; None where that is not known."""
-    rates = [(rates_of(moments[-2:], name) or [None])[-1] for name in names]
+    rates = [(rates_of(counted[-2:], name) or [None])[-1] for name in names]
     known = [rate for rate in rates if rate is not None]
     return sum(known) if len(known) == len(rates) else None
 
 
-def pressure_rows(moments: Sequence[Snapshot[Look]], width: int) -> list[Row]:
+def pressure_rows(counted: Sequence[Counted], width: int) -> list[Row]:
     """Return how long programs wait for memory, what is swapped, and what is reclaimed."""
-    if not moments:
+    if not counted:
         return []
-    counters = moments[-1].found.counters
+    counters = counted[-1][1]
     rows: list[Row] = []
     if "pressure_some" not in counters:
         rows.append([(" PRESSURE ", "muted"), ("not counted by this kernel (psi=1)", "muted")])
     else:
-        some, full = (last_rate(moments, f"pressure_{name}") for name in ("some", "full"))
+        some, full = (last_rate(counted, f"pressure_{name}") for name in ("some", "full"))
         role = "bad" if some else "text"
         row: Row = [(" PRESSURE ", "muted"), (cell(part(some), 6, right=True), role), (" some, ", "muted")]
         row += [(cell(part(full), 6, right=True), "bad" if full else "text"), (" all wait  ", "muted")]
-        row.append((spark(rates_of(moments, "pressure_some"), 20, 1e6), role))
+        row.append((spark(rates_of(counted, "pressure_some"), 20, 1e6), role))
         rows.append(row)
     total, free = counters.get("SwapTotal"), counters.get("SwapFree")
     if total is not None and free is not None:
         words = "no swap" if not total else f"{format_size(total - free)} of {format_size(total)}"
         row = [(" SWAP     ", "muted"), (words, "swapped" if total > free else "text")]
         for name, word in (("pswpin", "in"), ("pswpout", "out")) if total else ():
-            rate = last_rate(moments, name)
+            rate = last_rate(counted, name)
             row.append((f"  {word} {'-' if rate is None else format_rate(rate).removeprefix('+')}", "text"))
         rows.append(row)
-    freed = last_rate(moments, "pgsteal_kswapd", "pgsteal_direct")
-    waited = last_rate(moments, "allocstall")
+    freed = last_rate(counted, "pgsteal_kswapd", "pgsteal_direct")
+    waited = last_rate(counted, "allocstall")
     if freed is not None:
         row = [(" RECLAIM  ", "muted"), (format_rate(freed).removeprefix("+"), "text")]
         if waited is not None:

@@ -30,6 +30,13 @@ PART = 0.01
 TABLES, RAW = "tables", "raw tables"
 """The names under which they are asked for."""
 RIGHT, LEFT = ("right", "l", "+", "enter"), ("left", "h", "-", "backspace")
+KEYS = (
+    ("→ ←", "open, close"),
+    ("*", "open all"),
+    (".", "map's cursor"),
+    ("m", "on map"),
+    ("u", "update"),
+)
 DETAIL_HEIGHT = 12
 """Rows of a page from which on its last one explains that of the cursor."""
 NO_PROCESS = "No process is looked at: 1 leads to all of them, Enter there chooses one."
@@ -40,13 +47,6 @@ class TablesPage(Page):
 
     name = "Tables"
     needs = "closely"
-    keys = (
-        ("→ ←", "open, close"),
-        ("*", "open all"),
-        (".", "map's cursor"),
-        ("m", "on map"),
-        ("u", "update"),
-    )
 
     def __init__(self, viewing: Viewing, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(viewing)
@@ -65,6 +65,11 @@ class TablesPage(Page):
         self._wanted = ""
         """What VMAs have in their name, of which alone tables are shown."""
         self._top = 0
+
+    @property
+    def keys(self) -> tuple[tuple[str, str], ...]:  # type: ignore[override]
+        """What can be done: a recording has no tree."""
+        return KEYS if self.viewing.is_live else ()
 
     # What is known
 
@@ -214,10 +219,10 @@ class TablesPage(Page):
     def press(self, key: str) -> bool:
         """Move, open and close, update."""
         here = self.list.current
+        if not self.viewing.is_live:
+            return False
         if key == "u":
             self._ask()
-        elif not self.viewing.is_live:
-            return False
         elif key in RIGHT:
             self._into()
         elif key in LEFT:

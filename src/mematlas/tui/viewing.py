@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mematlas.timeline.sampler import Snapshot
-    from mematlas.timeline.timeline import Moments
+    from mematlas.timeline.timeline import Counted, Moments
     from mematlas.timeline.watch import Happening, Look, Seen
 
 PALETTES = ("state", "changed", "accessed", "shared", "huge", "node")
@@ -94,10 +94,10 @@ class Viewing:
         place = bisect_right(times, at) - 1
         return timeline.at(times[place - 1]) if place > 0 else None
 
-    def span(self, timeline: Moments | None, seconds: float) -> list[Snapshot[Look]]:
-        """Return the moments of a timeline from so many seconds before that which is looked at up to it."""
+    def counted(self, timeline: Moments | None, seconds: float) -> list[Counted]:
+        """Return the machine's counters from so many seconds before the moment that is looked at up to it."""
         at = self.now(timeline)
-        return [] if timeline is None or at is None else list(timeline.between(at - seconds, at))
+        return [] if timeline is None or at is None else timeline.counters(at - seconds, at)
 
     @property
     def clock(self) -> float:
@@ -120,6 +120,15 @@ class Viewing:
         first, last = self.reach
         at = max(self.clock + seconds, first)
         self.at = None if at >= last else at
+
+    def step(self, nr: int) -> None:
+        """Look at another moment: so many seconds later, or of a recording so many of its moments."""
+        timeline = self.closely
+        if self.is_live or timeline is None or not (times := timeline.times):
+            self.move(nr)
+            return
+        index = min(max(bisect_right(times, self.clock) - 1 + nr, 0), len(times) - 1)
+        self.at = times[index] if index < len(times) - 1 else None
 
     # The process
 

@@ -32,7 +32,7 @@ COLUMNS: tuple[tuple[str, str, int, bool, int], ...] = (
     ("end", "END", 14, False, 11),
     ("nr", "VMAS", 7, True, 0),
     ("perms", "PERM", 4, False, 7),
-    ("kind", "KIND", 7, False, 9),
+    ("kind", "KIND", 8, False, 9),
     ("size", "SIZE", 8, True, 3),
     ("held", "", 8, False, 4),
     ("rss", "RSS", 8, True, 2),
@@ -249,8 +249,7 @@ class VmasPage(Page):
 
     def _since(self, seconds: float) -> str:
         """Return the heading of how much has changed."""
-        if self.viewing.compared is not None:
-            return f"Δ {self.viewing.compared:.1f} s"
+        seconds = abs(seconds)
         return f"Δ {format_span(round(seconds)) if seconds >= 1 else '0 s'}"
 
     def _row(self, found: VmaList, key: Any, bar_width: int) -> Row:

@@ -424,7 +424,7 @@ def test_what_is_not_there_is_said() -> None:
     page = page_of(look(None))
     assert "single pages of process 7" in " ".join(" ".join(drawn(page)).split())
     page = MapPage(Viewing())
-    assert "1 leads to all processes" in " ".join(drawn(page))
+    assert "1 leads to the list of all" in " ".join(drawn(page))
     page.viewing.focus = 7, 77
     assert "looking at the pages of process 7" in " ".join(drawn(page))
     for width, height in ((80, 24), (20, 4)):

@@ -88,7 +88,7 @@ def test_growth_is_since_the_snapshot_that_is_compared_with() -> None:
     page = page_of()
     page.viewing.compared = 0.0
     rows = texts(page, 200)
-    assert "Δ 0.0 s" in rows[page._list_top - 1]
+    assert "Δ 1 s" in rows[page._list_top - 1]
     assert "+16 KiB" in next(row for row in rows if "[heap]" in row)
     assert [row[:15] for row in rows if row.startswith("+")] == ["+0x000000a00000"]
     (gone,) = [row for row in rows if row.startswith("-")]
