@@ -61,7 +61,17 @@ class Followed:
         self.number = file.number
         assert as_dict(self.told) == as_dict(file.whole())
         assert len(file.delta.indexes) == len(set(file.delta.indexes.tolist()))
+        self.assert_accessed_pages_add_up()
         return result.vmas, self.told, {note.code for note in result.reading.notes}
+
+    def assert_accessed_pages_add_up(self) -> None:
+        """See that single pages that are accessed add up to the amounts, which are kept in another way."""
+        accessed = self.following.pages.accessed()
+        assert np.all(accessed[1:] > accessed[:-1])
+        for item in self.following.items:
+            if item.nr_accessed is not None:
+                low, high = np.searchsorted(accessed, np.array([item.start, item.end], np.uint64) // np.uint64(PAGE))
+                assert high - low == item.nr_accessed, item
 
 
 def as_dict(file: Sparse) -> dict[int, int]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -406,21 +404,18 @@ def test_under_sudo_the_file_is_the_callers(more: tuple[str, ...], tmp_path: Pat
     assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (65534, 65534, 0o600)
 
 
-def left_behind() -> set[str]:
-    return {name for name in os.listdir(tempfile.gettempdir()) if re.fullmatch(r"mematlas-\w{8}", name)}
-
-
-def test_a_report_of_a_process_records_it_first_and_leaves_nothing_behind() -> None:
-    before = left_behind()
+def test_a_report_of_a_process_records_it_first_and_leaves_nothing_behind(tmp_path: Path) -> None:
     with program(GROWING) as running:
-        run = mematlas("report", running.pid, "growth", "-d", "2s", "-i", "100ms", "--json")
+        run = mematlas(
+            "report", running.pid, "growth", "-d", "2s", "-i", "100ms", "--json", env={"TMPDIR": str(tmp_path)}
+        )
     assert run.returncode == 0, run.stderr
     result = json.loads(run.stdout)
     fastest = result["rows"][0]
     assert (fastest["pid"], fastest["kind"], fastest["label"]) == (running.pid, "anon", "leak")
     assert fastest["growth"] == pytest.approx(RATE, rel=0.25)
     assert result["target"]["recording"] == str(running.pid)
-    assert left_behind() == before
+    assert not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -432,12 +427,11 @@ def test_a_report_of_a_process_records_it_first_and_leaves_nothing_behind() -> N
         (("self", "-i", "1s"), 2, "add -d"),
     ],
 )
-def test_what_is_no_target_of_a_report_is_refused(words: tuple[str, ...], code: int, text: str) -> None:
-    before = left_behind()
-    run = mematlas("report", *words)
+def test_what_is_no_target_of_a_report_is_refused(words: tuple[str, ...], code: int, text: str, tmp_path: Path) -> None:
+    run = mematlas("report", *words, env={"TMPDIR": str(tmp_path)})
     assert (run.returncode, run.stdout) == (code, "")
     assert text in run.stderr
-    assert left_behind() == before
+    assert not os.listdir(tmp_path)
 
 
 @pytest.mark.root("CAP_SYS_ADMIN")

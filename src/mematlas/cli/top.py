@@ -94,6 +94,7 @@ def of_now(word: str, args: Namespace, session: Session) -> int:
     from mematlas.cli.apart import part
     from mematlas.cli.beside import RecorderBeside
     from mematlas.cli.session import allow_many_files
+    from mematlas.kernel.nodes import read_nodes
     from mematlas.kernel.rights import has_rights
     from mematlas.timeline.watch import Watch
 
@@ -112,6 +113,7 @@ def of_now(word: str, args: Namespace, session: Session) -> int:
     if pid is not None:
         viewing.focus = pid, start
     viewing.why_no_act = why_no_act(session, args, pid)
+    viewing.find_nodes = lambda: read_nodes(procfs)
 
     def open_everybody() -> Watch:
         return Watch([], procfs, what=("usage",), everybody=True)

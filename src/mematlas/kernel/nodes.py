@@ -22,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from mematlas.arrays import NDArray, Words, np
     from mematlas.kernel.procfs import ProcFS
 
     Span = tuple[int, int, int]
@@ -31,6 +32,8 @@ SYSTEM = "/sys/devices/system"
 NEEDS = "CONFIG_NUMA, and sysfs"
 MAX_NODES = 1 << 10
 """CONFIG_NODES_SHIFT is 10 at most."""
+UNREPORTED = -1
+"""In arrays: in memory, on a node that is not known."""
 
 
 class NodeMap:
@@ -56,6 +59,17 @@ class NodeMap:
             return self.only
         index = bisect_right(self._starts, pfn) - 1
         return self.spans[index][2] if index >= 0 and pfn < self.spans[index][1] else None
+
+    def of_frames(self, pfns: Words) -> NDArray[np.int16]:
+        """Return the node of each of some frames; `UNREPORTED` where it is not known."""
+        from mematlas.arrays import np
+
+        if self.only is not None or not self.spans:
+            return np.full(len(pfns), UNREPORTED if self.only is None else self.only, np.int16)
+        starts, ends, owners = np.array(self.spans, np.uint64).T
+        owner = np.maximum(np.searchsorted(starts, pfns, "right"), 1) - 1
+        is_inside = (pfns >= starts[owner]) & (pfns < ends[owner])
+        return np.where(is_inside, owners[owner].astype(np.int16), np.int16(UNREPORTED))
 
 
 def read_nodes(procfs: ProcFS, system: str = SYSTEM) -> NodeMap:

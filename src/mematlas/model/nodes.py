@@ -10,7 +10,7 @@ import errno
 import time
 
 from mematlas.errors import NotSupported, PermissionDenied
-from mematlas.kernel.nodes import NodeMap, read_nodes
+from mematlas.kernel.nodes import UNREPORTED, NodeMap, read_nodes
 from mematlas.kernel.pagemap import PM_PFRAME, PRESENT, ZERO
 from mematlas.notes import Note
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     Sizes = dict[int | None, int]
 
-UNREPORTED = -1
-"""In arrays: in memory, on a node that is not known."""
 NOWHERE = -2
 """In arrays: not in memory."""
 NR_ASKED = 512
@@ -91,11 +89,8 @@ class PageNodes:
             return np.where(present, np.int16(self.map.only), np.int16(NOWHERE))
         nodes = np.where(present, np.int16(UNREPORTED), np.int16(NOWHERE))
         pfns = np.frombuffer(block.raw, np.uint64) & np.uint64(PM_PFRAME)
-        if self.map.spans:
-            starts, ends, owners = np.array(self.map.spans, np.uint64).T
-            owner = np.maximum(np.searchsorted(starts, pfns, "right"), 1) - 1
-            inside = present & (pfns != 0) & (pfns >= starts[owner]) & (pfns < ends[owner])
-            nodes[inside] = owners[owner[inside]]
+        has_frame = present & (pfns != 0)
+        nodes[has_frame] = self.map.of_frames(pfns[has_frame])
         unreported = nodes == UNREPORTED
         if unreported.any():
             hidden = np.flatnonzero(unreported & (pfns == 0)).tolist()

@@ -341,6 +341,15 @@ class LiveTimeline:
             if moment.elapsed > after:
                 yield from moment.found.happenings
 
+    def accessed(self, pid: int) -> tuple[float, Words]:
+        """Return when the last look was, and the numbers of the pages of a process that were accessed then, ascending.
+
+        Raises:
+            TargetNotFound: no such process is watched.
+            NotSupported: its page tables are not followed.
+        """
+        return self.times[-1], self.watch.accessed(pid)
+
     def tables(self, pid: int) -> MappedTables:
         """Return the page tables of a process as they are just now.
 

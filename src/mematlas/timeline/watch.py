@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mematlas.analysis.cached import CacheResult
     from mematlas.analysis.frames import FramesResult
     from mematlas.analysis.results import Reading, UsageResult, VmaUsage
+    from mematlas.arrays import Words
     from mematlas.kernel.procfs import ProcFS
     from mematlas.kernel.status import Faults
     from mematlas.model.who import Who
@@ -319,9 +320,21 @@ class Watch:
         Raises:
             TargetNotFound: none of that number is.
         """
+        return self._one(pid).process
+
+    def accessed(self, pid: int) -> Words:
+        """Return the numbers of the pages of a process that were accessed as of the last look, ascending.
+
+        Raises:
+            TargetNotFound: none of that number is watched.
+            NotSupported: its page tables are not followed.
+        """
+        return self._one(pid).following.pages.accessed()
+
+    def _one(self, pid: int) -> Watched:
         for (number, _), one in self._watched.items():
             if number == pid:
-                return one.process
+                return one
         raise TargetNotFound(f"process {pid} is not watched")
 
     def seconds(self) -> float:

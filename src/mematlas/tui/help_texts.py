@@ -90,6 +90,7 @@ MEANINGS: dict[str, Texts] = {
         ("c cached", "shared memory in RAM, but not mapped by this process"),
         ("· absent", "no page: never touched, or given back"),
         ("g ! ?", "guard; in transit; not known"),
+        ("i", "accessed: in RAM, not used since the kernel looked last"),
         ("reversed", "just changed, or since the snapshot; white: the cursor (█ is @ there, ░▒ are o)"),
         ("numbers", "in the row above the keys: pages of all the process"),
     ),

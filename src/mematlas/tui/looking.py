@@ -147,6 +147,11 @@ def last_moment(timeline: LiveTimeline) -> Snapshot[Look]:
     return timeline.at(timeline.times[-1])
 
 
+def accessed_of(pid: int) -> Question:
+    """Return what asks which pages were accessed, as of the newest look."""
+    return lambda timeline: timeline.accessed(pid)
+
+
 def detail_of(pid: int, address: int) -> Question:
     """Return what asks for all that is to be known of an address just now."""
     return lambda timeline: timeline.details(last_moment(timeline), pid, address, with_owners=False)

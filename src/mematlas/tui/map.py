@@ -9,7 +9,7 @@ from mematlas.arrays import np
 from mematlas.errors import Error, NotSupported
 from mematlas.tui.drawing import MARK as MARK_OF_CUT
 from mematlas.tui.drawing import fitted, name_cell, sentence, width_of_row
-from mematlas.tui.looking import detail_of
+from mematlas.tui.looking import accessed_of, detail_of
 from mematlas.tui.map_detail import Cursor, brief_row, cell_rows, detail_rows, owner_rows, page_rows
 from mematlas.tui.map_moment import MapMoment
 from mematlas.tui.page import Page
@@ -43,6 +43,8 @@ LEAST_HALF = 36
 MOVES = {"left": -1, "h": -1, "right": 1, "l": 1}
 ROW_MOVES = {"up": -1, "k": -1, "down": 1, "j": 1}
 ZOOMS = {"+": -1, "=": -1, "-": 1, "_": 1}
+USE = "accessed pages"
+"""The name under which it is asked which were accessed."""
 LOOKED_BACK = 3
 """Moments for which a process that is gone is looked for."""
 
@@ -82,7 +84,7 @@ class MapPage(Page):
         self._counted: tuple[tuple[object, ...], CellCounts] | None = None
         self.painted: Painted | None = None
         """The cells that are in sight."""
-        self._drawn: tuple[str, Words, Strokes] | None = None
+        self._drawn: tuple[str, Words, Words | None, Strokes] | None = None
         self._anchor: int | None = None
         """In which row of the screen the cursor is to stay."""
         self._shown_cursor: Place | None = None
@@ -91,6 +93,8 @@ class MapPage(Page):
         self._left = 0
         self._rested: tuple[int, float] | None = None
         self._asked: tuple[int, float] | None = None
+        self._asked_for_use: float | None = None
+        """Of which look it was asked which pages were accessed."""
 
     # What is looked at
 
@@ -112,7 +116,9 @@ class MapPage(Page):
         if before and before.timeline is timeline and before.elapsed == elapsed and before.seen is seen:
             return before
         is_same = before is not None and before.timeline is timeline and before.seen.pid == seen.pid
-        self._moment = MapMoment(timeline, elapsed, seen, viewing.page_size, before if is_same else None)
+        self._moment = MapMoment(
+            timeline, elapsed, seen, viewing.page_size, before if is_same else None, lambda: viewing.nodes
+        )
         return self._moment
 
     def _seen(self, at: float) -> tuple[Seen, float]:
@@ -142,6 +148,19 @@ class MapPage(Page):
             return moment.changed(min(max(other, times[0]), times[-1]))
         index = int(np.searchsorted(np.array(times), moment.elapsed)) - 1
         return moment.changed(times[index] if index >= 0 else moment.elapsed)
+
+    def _accessed(self, moment: MapMoment) -> Words | None:
+        """Return which pages were accessed, as far as that is asked for and known: of the newest look alone."""
+        viewing = self.viewing
+        if viewing.palette != "accessed" or viewing.ask is None or not viewing.is_live:
+            return None
+        if self._asked_for_use != moment.elapsed and moment.elapsed == moment.timeline.times[-1]:
+            self._asked_for_use = moment.elapsed
+            viewing.ask(USE, accessed_of(moment.seen.pid))
+        found: tuple[float, Words] | None = viewing.answer(USE)
+        # While the answer about a new look is waited for, that about the one before.
+        is_meant = found is not None and (viewing.at is None or found[0] == moment.elapsed)
+        return found[1] if found and is_meant else None
 
     # Drawing
 
@@ -298,17 +317,19 @@ class MapPage(Page):
         """Return the cells in sight as they are painted."""
         rows, palette = self.rows, self.viewing.palette
         assert rows is not None
-        changed = self._changed(moment)
+        changed, moment.accessed = self._changed(moment), self._accessed(moment)
         key = (moment, rows, self.top, len(shown))
         if self._counted is None or self._counted[0] != key:
             parts = [part for row in shown for part in row]
             pieces = self._pieces(rows, parts)
             self._counted, self._drawn = (key, moment.count(pieces)), None
-        if self._drawn is None or self._drawn[0] != palette or self._drawn[1] is not changed:
+        drawn = self._drawn
+        if drawn is None or drawn[0] != palette or drawn[1] is not changed or drawn[2] is not moment.accessed:
             counts = self._counted[1]
             self.painted = PAINTERS[palette](counts, moment)
-            self._drawn = palette, changed, Strokes(self.painted, counts.pieces.numbers(changed) > 0)
-        return self._drawn[2]
+            strokes = Strokes(self.painted, counts.pieces.numbers(changed) > 0)
+            self._drawn = drawn = palette, changed, moment.accessed, strokes
+        return drawn[3]
 
     def _margin_of(self, parts: list[Part], moment: MapMoment, here: Place) -> Row:
         """Return the name of what begins in a row, and its address."""

@@ -7,15 +7,20 @@ from functools import cached_property
 from mematlas.analysis.page_cells import CellCounts, class_totals, space_of, state_bytes
 from mematlas.arrays import np
 from mematlas.errors import NotSupported, TargetNotFound
+from mematlas.kernel.nodes import UNREPORTED
 from mematlas.kernel.pagemap import PM_PFRAME, PRESENT
+from mematlas.model.nodes import HAS_NODE
 from mematlas.model.pages import IS_HUGE
 from mematlas.views.picture import short_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mematlas.analysis.page_cells import Pieces, Places, SpaceOfPages
     from mematlas.analysis.results import VmaUsage
     from mematlas.arrays import Bools, NDArray, Words
+    from mematlas.kernel.nodes import NodeMap
     from mematlas.timeline.timeline import Moments
     from mematlas.timeline.watch import Seen
     from mematlas.timeline.words import Sparse
@@ -24,6 +29,7 @@ IS_PRESENT = np.array([bool(byte & PRESENT) for byte in range(256)])
 SOME = 1 << 12
 """Pages that are looked through together."""
 NO_PAGES: Words = np.zeros(0, np.uint64)
+IS_ON_NODE = np.frombuffer(HAS_NODE, np.uint8) != 0
 HUGE_BYTES = np.frombuffer(IS_HUGE, np.uint8) != 0
 
 
@@ -78,8 +84,10 @@ class MapMoment:
         seen: Seen,
         page_size: int,
         before: MapMoment | None,
+        nodes: Callable[[], NodeMap | str],
     ) -> None:
-        """``elapsed`` is the moment by the timeline's clock; of one before is taken what is the same.
+        """``elapsed`` is the moment by the timeline's clock; of one before is taken what is the same. ``nodes`` returns
+        where the RAM of each node is, or why that is not known.
 
         Raises:
             NotSupported: its single pages or its VMAs are not known.
@@ -88,6 +96,7 @@ class MapMoment:
             raise NotSupported(f"the VMAs of process {seen.pid}", "record --what pages")
         self.timeline = timeline
         self.elapsed = elapsed
+        self._nodes = nodes
         self.seen = seen
         self.page_size = page_size
         self.pages: Sparse = timeline.pages(elapsed, seen.pid)
@@ -107,6 +116,8 @@ class MapMoment:
             self._by_byte = np.bincount(state_bytes(self.pages.words), minlength=256)
         self.totals = class_totals(self._by_byte, self.space.nr_pages)
         """Pages of each class that occurs."""
+        self.accessed: Words | None = None
+        """The numbers of the pages that were accessed, ascending; None where that is not known of single pages."""
         self._changed: tuple[float, Words | str] | None = None
         self._changed_at: tuple[Words, NDArray[np.float64]] | str | None = None
 
@@ -184,12 +195,24 @@ class MapMoment:
                 return bool(int(there[0]) & PM_PFRAME)
         return False
 
-    @property
-    def why_no_nodes(self) -> str:
-        """Why it is not known on which node pages are."""
-        if self.has_frames:
-            return "which node each frame is on is not in this recording"
-        return "it takes the frames of pages (mematlas maps --nodes has amounts)"
+    @cached_property
+    def on_nodes(self) -> list[tuple[int | None, Words]] | str:
+        """The pages on each node, ascending, and under None those on one that is not known; or why nothing is known."""
+        nodes = self._nodes()
+        if isinstance(nodes, str):
+            return nodes
+        has_node = IS_ON_NODE[state_bytes(self.pages.words)]
+        pages = self.pages.indexes[has_node]
+        if nodes.only is not None:
+            return [(nodes.only, pages)]
+        pfns = self.pages.words[has_node] & np.uint64(PM_PFRAME)
+        if not pfns.any():
+            return "it takes the frames of pages (mematlas maps --nodes has amounts)"
+        found = np.where(pfns > 0, nodes.of_frames(pfns), UNREPORTED)
+        known = sorted({*nodes.with_memory, *np.unique(found).tolist()} - {UNREPORTED})
+        parts: list[tuple[int | None, Words]] = [(node, pages[found == node]) for node in known]
+        rest = pages[found == UNREPORTED]
+        return [*parts, (None, rest)] if len(rest) else parts
 
     def is_hidden(self, index: int) -> bool:
         """Whether nothing is known of the pages of a VMA."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from mematlas.analysis.page_cells import CellCounts, Places
-    from mematlas.arrays import Bools, NDArray
+    from mematlas.arrays import Bools, NDArray, Words
     from mematlas.tui.drawing import Row
     from mematlas.tui.map_moment import MapMoment
 
@@ -28,6 +28,10 @@ MARKED = str.maketrans("░▒▓█", ASCII_GLYPHS["own"])
 """What stands for a block where it is reversed: a block would be a hole."""
 HUGE, SMALL, NONE = "hhhH", "----", "····"
 IDLE = "i"
+NODES = "0123456789abcdefghijklmnopqrstuvwxyz"
+"""What stands for a node; for those after these the last."""
+NODE_ROLES = ("own", "shared", "swapped", "cached", "zero")
+"""Roles of nodes, again and again."""
 
 
 @record
@@ -92,7 +96,9 @@ def by_change(counts: CellCounts, moment: MapMoment) -> Painted:
 
 
 def by_access(counts: CellCounts, moment: MapMoment) -> Painted:
-    """Paint how much of what is present of each VMA was accessed: of single pages a moment has no more."""
+    """Paint how much of what is present was accessed: of each VMA, where it is not known of single pages."""
+    if moment.accessed is not None:
+        return by_accessed_pages(counts, moment, moment.accessed)
     accessed, present = moment.vmas.accessed
     if not (accessed >= 0).any():
         return unknown(counts, moment, "accessed bits are read of page tables, which needs root and kernel memory")
@@ -111,6 +117,18 @@ def by_access(counts: CellCounts, moment: MapMoment) -> Painted:
     return Painted(
         glyphs, roles, (("░▒▓█", "own", text, nr), (IDLE, "own", "idle", None), ("·", "absent", "absent", None))
     )
+
+
+def by_accessed_pages(counts: CellCounts, moment: MapMoment, accessed: Words) -> Painted:
+    """Paint how much of what is present of each cell was accessed."""
+    numbers, present = counts.pieces.numbers(accessed), counts.present
+    glyphs = np.array(list("░▒▓█"))[density(numbers, present)]
+    glyphs[numbers == 0] = IDLE
+    glyphs[present == 0] = "·"
+    roles = np.where(present == 0, ABSENT, np.where(numbers == 0, ZERO, OWN))
+    nr_idle = max(moment.nr_present - len(accessed), 0)
+    legend = (("░▒▓█", "own", "accessed", len(accessed)), (IDLE, "zero", "idle", nr_idle))
+    return Painted(glyphs, roles, (*legend, ("·", "absent", "absent", None)))
 
 
 def by_sharing(counts: CellCounts, moment: MapMoment) -> Painted:
@@ -162,8 +180,29 @@ def two_kinds(
 
 
 def by_node(counts: CellCounts, moment: MapMoment) -> Painted:
-    """Paint the node of the frames: nobody who watches pages alone knows it."""
-    return unknown(counts, moment, moment.why_no_nodes)
+    """Paint the node that most of what is present in each cell is on."""
+    found = moment.on_nodes
+    if isinstance(found, str):
+        return unknown(counts, moment, found)
+    numbers = np.stack([counts.pieces.numbers(pages) for _, pages in found])
+    best, is_there = numbers.argmax(axis=0), numbers.any(axis=0)
+    kinds = [(("?", "unknown") if node is None else look_of_node(node)) for node, _ in found]
+    glyphs = np.where(is_there, np.array([glyph for glyph, _ in kinds])[best], "·")
+    roles = np.where(is_there, np.array([CLASSES.index(role) for _, role in kinds])[best], ABSENT)
+    legend = [
+        (glyph, role, "not known" if node is None else f"node {node}", len(pages))
+        for (glyph, role), (node, pages) in zip(kinds, found, strict=True)
+    ]
+    return Painted(glyphs, roles, (*legend, ("·", "absent", "on none", None)))
+
+
+def look_of_node(node: int) -> tuple[str, str]:
+    """Return what stands for a node, and its role.
+
+    >>> look_of_node(1), look_of_node(10)
+    (('1', 'shared'), ('a', 'own'))
+    """
+    return NODES[min(node, len(NODES) - 1)], NODE_ROLES[node % len(NODE_ROLES)]
 
 
 def unknown(counts: CellCounts, moment: MapMoment, why: str) -> Painted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from functools import cached_property
 from mmap import PAGESIZE
 
 from mematlas.errors import Error, TargetNotFound
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from mematlas.kernel.nodes import NodeMap
     from mematlas.timeline.sampler import Snapshot
     from mematlas.timeline.timeline import Counted, Moments
     from mematlas.timeline.watch import Happening, Look, Seen
@@ -58,6 +60,8 @@ class Viewing:
         """Asks the thread that looks for something: by the name of what is wanted; the answer comes by `answers`."""
         self.ask_aside: Callable[[str, Any], bool] | None = None
         """The same of a thread that looks at nothing else, unless it is busy: what takes long, and nobody waits for."""
+        self.find_nodes: Callable[[], NodeMap] | None = None
+        """Returns where the RAM of each node is; None where nobody knows."""
         self.leads_to = ""
         """The name of the page that a page wants to be shown next."""
         self.answers: dict[str, Any] = {}
@@ -177,6 +181,16 @@ class Viewing:
         at = self.now(self.closely)
         pid = f":{self.focus[0]}" if self.focus else ""
         return f"{self.place}@{'end' if at is None else f'{at:g}s'}{pid}"
+
+    @cached_property
+    def nodes(self) -> NodeMap | str:
+        """Where the RAM of each node is, or why that is not known."""
+        if self.find_nodes is None:
+            return "which node frames are on is not in this recording"
+        try:
+            return self.find_nodes()
+        except Error as error:
+            return str(error)
 
     def answer(self, name: str) -> Any:
         """Return the last answer to something that was asked for; None where there is none, or an error was."""

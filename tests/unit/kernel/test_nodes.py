@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ from mematlas.errors import FormatError, PermissionDenied
 from mematlas.kernel import nodes as sysfs
 from mematlas.kernel.maps import Vma
 from mematlas.kernel.move_pages import read_page_nodes
-from mematlas.kernel.nodes import NodeMap, parse_list, read_nodes
+from mematlas.kernel.nodes import UNREPORTED, NodeMap, parse_list, read_nodes
 from mematlas.kernel.numa_maps import parse_numa_maps, read_numa_maps
 from mematlas.kernel.pagemap import Block
 from mematlas.kernel.procfs import ProcFS
@@ -186,6 +187,15 @@ def test_move_pages_is_not_called_with_the_pids_of_another_proc(tmp_path: Path) 
 # --- pages to nodes
 
 TWO = NodeMap((0, 2), [(0, 200, 0), (300, 400, 2)])
+
+
+def test_many_frames_are_on_the_node_that_each_is_on() -> None:
+    pfns = [0, 1, 199, 200, 299, 300, 399, 400, 1 << 52]
+    for nodes in (TWO, NodeMap((1,), (), only=1), NodeMap((0, 1), ()), NodeMap((7,), [(5, 6, 7)])):
+        found = [None if node == UNREPORTED else node for node in nodes.of_frames(np.array(pfns, np.uint64)).tolist()]
+        assert found == [nodes.of_frame(pfn) for pfn in pfns]
+
+
 STATES = (0x81, 0xA0, 0x88, 0x40, 0x10, 0x00)
 
 

@@ -16,6 +16,7 @@ from mematlas.analysis.translation import Translation
 from mematlas.errors import NotSupported
 from mematlas.frozen import replace
 from mematlas.kernel.maps import Vma
+from mematlas.kernel.nodes import NodeMap
 from mematlas.timeline.encoding import Encoder
 from mematlas.timeline.recorded_timeline import RecordedTimeline
 from mematlas.timeline.recording import Recording
@@ -363,6 +364,68 @@ def test_accessed_is_shown_by_vma_where_that_is_known() -> None:
     assert cells_of(next(row for row in rows if "libshop" in row)).startswith("i" * 40)
     assert cells_of(next(row for row in rows if "[stack]" in row)).startswith("?·")
     assert "50% of all" in rows[-1]
+
+
+def test_accessed_is_shown_of_single_pages_of_the_newest_look() -> None:
+    page = page_of(look(pages()), look(pages()))
+    asked: list[str] = []
+    page.viewing.ask = lambda name, question: asked.append(name)
+    drawn(page)
+    assert not asked
+    page.viewing.palette = "accessed"
+    assert "accessed is not known here" in drawn(page)[-1]
+    drawn(page)
+    assert asked == ["accessed pages"]
+    moment = page.moment()
+    answer = moment.elapsed, np.array([HEAP, HEAP + 1, HEAP + 7, LIBRARY], np.uint64)
+    page.viewing.answers["accessed pages"] = answer
+    rows = drawn(page, 99)
+    assert cells_of(next(row for row in rows if "[heap]" in row)) == "██iiiii█" + "i" * 56
+    assert cells_of(next(row for row in rows if "libshop" in row)).startswith("█" + "i" * 39)
+    assert cells_of(next(row for row in rows if "[stack]" in row)).startswith("·" * 33)
+    assert rows[-1].split()[:6] == ["░▒▓█", "accessed", "4", "i", "idle", "136"]
+    heap = cells_of(next(row for row in drawn(page, 99, 5) if "[heap]" in row))
+    assert page.rows is not None
+    assert page.rows.cell_pages == 2
+    assert heap.startswith("█ii▒i")
+
+    page.viewing.at = page.viewing.closely.times[0] if page.viewing.closely else None
+    assert "accessed is not known here" in drawn(page)[-1]
+    assert asked == ["accessed pages"]
+
+
+def test_the_node_that_most_of_a_cell_is_on_is_shown() -> None:
+    frames = {HEAP + number: OWN | (number + 1 if number < 36 else 200 + number) for number in range(100)}
+    page = page_of(look(pages({**frames, LIBRARY: SHARED | 1000, LIBRARY + 1: SHARED | 0})))
+    page.viewing.palette = "node"
+    page.viewing.find_nodes = lambda: NodeMap((0, 11), [(0, 200, 0), (200, 300, 11)])
+    rows = drawn(page, 99)
+    assert cells_of(next(row for row in rows if "[heap]" in row)) == "0" * 36 + "b" * 28
+    assert cells_of(next(row for row in rows if "libshop" in row)).startswith("?" * 40)
+    assert rows[-1].split()[:11] == ["0", "node", "0", "36", "b", "node", "11", "64", "?", "not", "known"]
+    heap = cells_of(next(row for row in drawn(page, 99, 5) if "[heap]" in row))
+    assert heap.startswith("0" * 18 + "b" * 32)
+
+
+def test_of_one_node_alone_all_is_on_that_whether_frames_are_known_or_not() -> None:
+    page = page_of(look(pages()))
+    page.viewing.palette = "node"
+    page.viewing.find_nodes = lambda: NodeMap((0,), (), only=0)
+    rows = drawn(page, 99)
+    assert cells_of(next(row for row in rows if "[heap]" in row)) == "0" * 64
+    assert cells_of(next(row for row in rows if "[stack]" in row)).startswith("·" * 33)
+    assert rows[-1].split()[:4] == ["0", "node", "0", "140"]
+
+
+def test_why_nodes_are_not_known_is_said() -> None:
+    def refuse() -> NodeMap:
+        raise NotSupported("nodes", "CONFIG_NUMA")
+
+    for find, why in ((refuse, "CONFIG_NUMA"), (lambda: NodeMap((0, 1), [(0, 8, 0), (8, 9, 1)]), "frames of pages")):
+        page = page_of(look(pages()))
+        page.viewing.palette = "node"
+        page.viewing.find_nodes = find
+        assert why in drawn(page)[-1]
 
 
 def test_huge_and_small_pages_are_told_apart() -> None:

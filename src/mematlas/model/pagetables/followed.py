@@ -552,6 +552,15 @@ class FollowedPages:
         number, within = self.tables.split(there)
         return firsts[order][number] + within.astype(np.uint64), words[there]
 
+    def accessed(self) -> Words:
+        """Return the numbers of the pages that are marked as accessed where they are mapped, ascending."""
+        row_pages = self.tables.row_pages
+        rows = np.flatnonzero(self._is_used)
+        firsts = self.tables.pages_at(rows * row_pages)
+        order = np.argsort(firsts)
+        number, within = np.nonzero(self._use.reshape(-1, row_pages)[rows[order]] & ACCESSED)
+        return firsts[order][number] + within.astype(np.uint64)
+
 
 def is_held(mark: int) -> bool:
     """Whether a mark says of pages without an entry what they are."""
