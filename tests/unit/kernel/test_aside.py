@@ -62,6 +62,7 @@ def test_thread_is_left_behind_where_we_are_interrupted(held: Callable[[int], in
     def ask(number: int) -> int:
         asked.append(number)
         if number == 3:
+            time.sleep(0.05)  # a signal just before who waits begins to is heard at the end of that
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         return held(number)
 
