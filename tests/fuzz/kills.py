@@ -125,7 +125,7 @@ class Kill:
         self._signal(whom, writer, signal.SIGKILL)
         wait_until(self._are_gone, "all of it ends", PATIENCE)
         if whom == (WRITER,):
-            assert self.code in CODES, f"it ends with {self.code}"
+            assert self.code in CODES, f"it ends with {self.code}\n{self.said.read_text()}"
         elif whom == (RECORDER,) and self.path.exists():
             assert os.listdir(self.place) == [NAME], f"a writer that lives on leaves {os.listdir(self.place)}"
         self._read(seen)
@@ -147,7 +147,9 @@ class Kill:
             self._signal(whom, writer, signal.SIGCONT)
             self._signal((RECORDER,), writer, signal.SIGTERM)
             wait_until(self._are_gone, "all of it ends", PATIENCE)
-            assert self.code in (CODES | TOLD if writer else CODES | TOLD | KILLED), f"it ends with {self.code}"
+            assert self.code in (CODES | TOLD if writer else CODES | TOLD | KILLED), (
+                f"it ends with {self.code}\n{self.said.read_text()}"
+            )
             assert seen < 1 or os.listdir(self.place) == [NAME], f"what ends well leaves {os.listdir(self.place)}"
         self._read(seen)
 
@@ -279,5 +281,6 @@ def run(words: list[str], said: Path) -> NoReturn:
         sys.stderr.flush()
     except BaseException:
         traceback.print_exc()
+        sys.stderr.flush()
     finally:
         os._exit(code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -147,3 +148,18 @@ def test_where_no_program_can_be_loaded_frames_are_told_here(
     teller = Teller(Decoder(array))
     assert teller.program is None
     assert teller.census().nr_frames == held.teller.census().nr_frames
+
+
+@pytest.mark.parametrize("error", [NotSupported("bpf_loop", "Linux 5.17"), KeyboardInterrupt()])
+def test_a_program_that_is_not_loaded_leaves_nothing_open_and_says_why(
+    error: BaseException, held: DecoderHeld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(TellProgram, "_load", load)
+    array = FrameArray(held.array.struct_pages)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(type(error)):
+        TellProgram(array, Decoder(array).tables())
+    assert os.listdir("/proc/self/fd") == before

@@ -53,6 +53,7 @@ class TellProgram(SharedProgram):
         at = make_offsets(array.size)
         free, unaccepted = tables.types[[array.types["PGTY_buddy"], array.unaccepted]].tolist()
         kinds = Told(free, unaccepted, tables.strongest, tables.free_alone, tables.untouched)
+        self._let_go()
         super().__init__(at["end of all"], lambda fd: TellCode(fd, array, kinds).write())
         for name in ("types", "low", "high", "kinds"):
             table = getattr(tables, name)
@@ -62,8 +63,13 @@ class TellProgram(SharedProgram):
 
     def close(self) -> None:
         """Let go of the program and the map."""
-        del self._pages, self._told
+        self._let_go()
         super().close()
+
+    def _let_go(self) -> None:
+        """Have no view of the map: with one it cannot be closed."""
+        self._pages: Words = np.zeros(0, np.uint64)
+        self._told: Bytes = np.zeros(0, np.uint8)
 
     def tell(self, pages: Words, into: Bytes, skips: bool = True) -> bool:
         """Tell what the frames of pages of the array are, by their numbers, ascending: a row for each.
