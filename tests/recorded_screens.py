@@ -106,7 +106,12 @@ async def type_in(app: Top, key: str, text: str) -> list[str]:
     """Press a key that asks for a text, and give it; return what is on the screen then."""
     await press(app, key)
     assert app.query("#prompt")
-    return await press(app, *text, "enter")
+    await press(app, *text, "enter")
+    for _ in range(100):
+        if app.stage.size.height == app.size.height:
+            return whole(app)
+        await settle(app)
+    raise AssertionError("what asked for a text is there still")
 
 
 def whole(app: Top) -> list[str]:

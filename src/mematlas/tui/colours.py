@@ -35,7 +35,7 @@ class Colours:
         is_full = self.depth >= 1 << 24
         is_few = self.depth < 256
         is_reversed = mark in ("changed", "cursor") or (mark == "row" and is_few)
-        bold = name in BOLD or mark == "tagged" or (mark == "cursor" and not self.depth)
+        bold = name in BOLD or mark in ("tagged", "faded") or (mark == "cursor" and not self.depth)
         # A row that is reversed would be a patchwork.
         colour = None if not self.depth or (mark == "row" and is_few) else self._colour(name)
         back = None

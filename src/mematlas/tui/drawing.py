@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 ROLES = ("text", "muted", "title", "bar")
 """Roles besides those of pages: what is written, what explains it, what heads it, and the lines between parts."""
-MARKS = ("changed", "cursor", "row", "tagged")
-"""How a span is marked: what has just changed and the cursor are reversed, the row that the cursor is in has another
-ground, what is tagged is bold.
+MARKS = ("changed", "faded", "cursor", "row", "tagged")
+"""How a span is marked: what has just changed and the cursor are reversed, what had changed before that and what is
+tagged are bold, the row that the cursor is in has another ground.
 """
 MARK = "~"
 """What stands where text was cut."""

@@ -91,7 +91,7 @@ MEANINGS: dict[str, Texts] = {
         ("· absent", "no page: never touched, or given back"),
         ("g ! ?", "guard; in transit; not known"),
         ("i", "accessed: in RAM, not used since the kernel looked last"),
-        ("reversed", "just changed, or since the snapshot; white: the cursor (█ is @ there, ░▒ are o)"),
+        ("reversed", "just changed, or since the snapshot (█ is @ there, ░▒ are o); bold: 2 s ago; white: the cursor"),
         ("numbers", "in the row above the keys: pages of all the process"),
     ),
     "VMAs": (

@@ -14,7 +14,7 @@ from mematlas.tui.map_detail import Cursor, brief_row, cell_rows, detail_rows, o
 from mematlas.tui.map_moment import MapMoment
 from mematlas.tui.page import Page
 from mematlas.tui.page_rows import MARK, PageRows, rows_that_fit
-from mematlas.tui.palettes import PAINTERS, Strokes, bare, legend_row
+from mematlas.tui.palettes import PAINTERS, Fading, Strokes, legend_row, with_cursor
 from mematlas.tui.viewing import PALETTES
 from mematlas.tui.waiting import NOBODY
 from mematlas.views.format import fold, format_address, format_size, number_of, shorten
@@ -85,6 +85,7 @@ class MapPage(Page):
         self.painted: Painted | None = None
         """The cells that are in sight."""
         self._drawn: tuple[str, Words, Words | None, Strokes] | None = None
+        self._fading = Fading()
         self._anchor: int | None = None
         """In which row of the screen the cursor is to stay."""
         self._shown_cursor: Place | None = None
@@ -327,7 +328,9 @@ class MapPage(Page):
         if drawn is None or drawn[0] != palette or drawn[1] is not changed or drawn[2] is not moment.accessed:
             counts = self._counted[1]
             self.painted = PAINTERS[palette](counts, moment)
-            strokes = Strokes(self.painted, counts.pieces.numbers(changed) > 0)
+            is_changed = counts.pieces.numbers(changed) > 0
+            faded = self._fading.after(moment.elapsed, counts.pieces, is_changed)
+            strokes = Strokes(self.painted, is_changed, faded)
             self._drawn = drawn = palette, changed, moment.accessed, strokes
         return drawn[3]
 
@@ -581,20 +584,6 @@ def brief_size(size: int) -> str:
     ('4K', '1.50G', '1T')
     """
     return format_size(size).replace(" ", "").removesuffix("iB")
-
-
-def with_cursor(spans: Row, at: int) -> Row:
-    """Return spans with the character at a place marked as the cursor's."""
-    row: Row = []
-    for text, role in spans:
-        if 0 <= at < len(text):
-            row += [(text[:at], role)] if at else []
-            row.append((bare(text[at]), "text+cursor"))
-            row += [(text[at + 1 :], role)] if at + 1 < len(text) else []
-        else:
-            row.append((text, role))
-        at -= len(text)
-    return row
 
 
 def address_of(text: str) -> int | None:

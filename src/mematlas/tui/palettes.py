@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import deque
 
 from mematlas.analysis.grid import CLASSES
 from mematlas.analysis.page_cells import ABSENT, UNKNOWN_CLASS
@@ -15,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from mematlas.analysis.page_cells import CellCounts, Places
+    from mematlas.analysis.page_cells import CellCounts, Pieces, Places
     from mematlas.arrays import Bools, NDArray, Words
     from mematlas.tui.drawing import Row
     from mematlas.tui.map_moment import MapMoment
@@ -30,6 +31,9 @@ HUGE, SMALL, NONE = "hhhH", "----", "····"
 IDLE = "i"
 NODES = "0123456789abcdefghijklmnopqrstuvwxyz"
 """What stands for a node; for those after these the last."""
+MARKS_OF_CHANGE = ("", "+faded", "+changed")
+FADES, MOST_FADING = 2.0, 16
+"""Seconds for which what has changed is still told from what has not, and looks of which it is known."""
 NODE_ROLES = ("own", "shared", "swapped", "cached", "zero")
 """Roles of nodes, again and again."""
 
@@ -246,13 +250,31 @@ def legend_of(legend: Iterable[tuple[str, str, str, int | None]], is_full: bool,
     return row
 
 
-class Strokes:
-    """All cells in sight as they are painted: what has changed is reversed, with characters that can be."""
+class Fading:
+    """Which cells had changed a short while ago, as far as they are the same cells."""
 
-    def __init__(self, painted: Painted, is_changed: Bools) -> None:
+    def __init__(self) -> None:
+        self._changes: deque[tuple[float, Pieces, Bools]] = deque(maxlen=MOST_FADING)
+
+    def after(self, elapsed: float, pieces: Pieces, is_changed: Bools) -> Bools:
+        """Return which cells had changed before a moment, not long ago, given what has changed at it."""
+        faded = np.zeros(len(is_changed), np.bool_)
+        for then, others, had_changed in self._changes:
+            if others is pieces and 0 < elapsed - then <= FADES:
+                faded |= had_changed
+        self._changes.append((elapsed, pieces, is_changed))
+        return faded
+
+
+class Strokes:
+    """All cells in sight as they are painted: what has just changed is reversed, with characters that can be; what has
+    changed a short while ago has these characters still, in bold.
+    """
+
+    def __init__(self, painted: Painted, is_changed: Bools, is_faded: Bools) -> None:
         self._text = "".join(painted.glyphs.tolist())
         self._bare = bare(self._text)
-        kinds = painted.roles * 2 + is_changed
+        kinds = painted.roles * len(MARKS_OF_CHANGE) + np.where(is_changed, 2, is_faded)
         begins = np.flatnonzero(np.diff(kinds, prepend=-1) != 0)
         self._edges: list[int] = [*begins.tolist(), len(kinds)]
         self._kinds: list[int] = kinds[begins].tolist()
@@ -263,8 +285,9 @@ class Strokes:
         at = bisect_right(self._edges, first) - 1
         while first < end:
             until = min(self._edges[at + 1], end)
-            role, is_changed = CLASSES[self._kinds[at] // 2], self._kinds[at] % 2
-            row.append((self._bare[first:until], f"{role}+changed") if is_changed else (self._text[first:until], role))
+            role, mark = divmod(self._kinds[at], len(MARKS_OF_CHANGE))
+            text = self._bare if mark else self._text
+            row.append((text[first:until], CLASSES[role] + MARKS_OF_CHANGE[mark]))
             first, at = until, at + 1
         return row
 
@@ -276,3 +299,17 @@ def bare(text: str) -> str:
     'o@#'
     """
     return text.translate(MARKED)
+
+
+def with_cursor(spans: Row, at: int) -> Row:
+    """Return spans with the character at a place marked as the cursor's."""
+    row: Row = []
+    for text, role in spans:
+        if 0 <= at < len(text):
+            row += [(text[:at], role)] if at else []
+            row.append((bare(text[at]), "text+cursor"))
+            row += [(text[at + 1 :], role)] if at + 1 < len(text) else []
+        else:
+            row.append((text, role))
+        at -= len(text)
+    return row

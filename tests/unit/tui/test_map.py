@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from histories import NOTHING, seen, write
+from mematlas.analysis.page_cells import Segments, space_of
 from mematlas.analysis.results import VmaUsage
 from mematlas.analysis.translation import Translation
 from mematlas.errors import NotSupported
@@ -24,9 +25,11 @@ from mematlas.timeline.sampler import Cost, Snapshot
 from mematlas.timeline.timeline import Detail
 from mematlas.timeline.watch import Files, Look
 from mematlas.timeline.words import Sparse
+from mematlas.tui.colours import Colours
 from mematlas.tui.drawing import width_of_row
 from mematlas.tui.map import MapPage
 from mematlas.tui.map_detail import detail_rows
+from mematlas.tui.palettes import Fading, Painted, Strokes
 from mematlas.tui.viewing import PALETTES, Viewing
 from mematlas.words import Kind
 from screens import assert_fits, look_of, text_of, timeline_of
@@ -492,3 +495,23 @@ def test_what_is_not_there_is_said() -> None:
     assert "looking at the pages of process 7" in " ".join(drawn(page))
     for width, height in ((80, 24), (20, 4)):
         assert all(width_of_row(row) <= width for row in page.draw(width, height))
+
+
+def test_what_has_changed_fades_where_the_cells_are_the_same() -> None:
+    segments = Segments(space_of(np.array([0]), np.array([3]), np.arange(3, dtype=np.uint64)), 1)
+    pieces, others = (segments.pieces([0], [0], [3]) for _ in range(2))
+    fading = Fading()
+    first, second, none = (np.array(flags, np.bool_) for flags in ([1, 0, 0], [0, 1, 0], [0, 0, 0]))
+    assert fading.after(1.0, pieces, first).tolist() == [False, False, False]
+    assert fading.after(1.5, pieces, second).tolist() == [True, False, False]
+    assert fading.after(1.5, pieces, second).tolist() == [True, False, False]
+    assert fading.after(3.25, pieces, none).tolist() == [False, True, False]
+    assert fading.after(1.25, pieces, none).tolist() == [True, False, False]
+    assert fading.after(3.5, others, none).tolist() == [False, False, False]
+    assert fading.after(9.0, pieces, none).tolist() == [False, False, False]
+
+    painted = Painted(np.array(list("█░#")), np.array([0, 0, 1]), ())
+    row = Strokes(painted, np.array([True, False, False]), np.array([True, True, False])).spans(0, 3)
+    assert row == [("@", "own+changed"), ("o", "own+faded"), ("#", "shared")]
+    assert Colours(0, light=False)["own+faded"].bold
+    assert not Colours(0, light=False)["own+faded"].reverse

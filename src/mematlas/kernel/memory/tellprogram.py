@@ -46,6 +46,9 @@ class TellProgram(SharedProgram):
             memory of the kernel is read by something else.
     """
 
+    _pages: Words
+    _told: Bytes
+
     def __init__(self, array: FrameArray, tables: TellTables) -> None:
         if array.memory.name != "bpf":
             raise NotSupported(f"telling frames with BPF where memory is read by {array.memory.name}")
@@ -68,8 +71,7 @@ class TellProgram(SharedProgram):
 
     def _let_go(self) -> None:
         """Have no view of the map: with one it cannot be closed."""
-        self._pages: Words = np.zeros(0, np.uint64)
-        self._told: Bytes = np.zeros(0, np.uint8)
+        self._pages, self._told = np.zeros(0, np.uint64), np.zeros(0, np.uint8)
 
     def tell(self, pages: Words, into: Bytes, skips: bool = True) -> bool:
         """Tell what the frames of pages of the array are, by their numbers, ascending: a row for each.
