@@ -59,7 +59,8 @@ class ActPage(Page):
             other = (("v", "which pages"),) if len(self.spans) > 1 else ()
             return (*((letter, DO[advice]) for letter, advice in LETTERS.items()), *other, ("Esc", "back"))
         if self.is_confirmed:
-            return (("Esc", "stop, and back" if self._report() is None else "back"),)
+            report = self._report()
+            return (("Esc", "stop, and back" if report is None or is_watched(report) else "back"),)
         return (("y", "do it"), ("Esc", "do nothing"))
 
     # What is drawn
@@ -108,7 +109,12 @@ class ActPage(Page):
             return fold_message(why, width)
         if self.is_confirmed:
             report = self._report()
-            return None if report is None else self._lines(effect_of(report, self._target()), width)
+            if report is None:
+                return None
+            lines = self._lines(effect_of(report, self._target()), width)
+            if is_watched(report) and not self._is_stopped:
+                lines += ["", f"Watching for {REFAULTS:g} s what comes back ... Esc ends that."]
+            return lines
         planned: Plan | None = viewing.answer(PLAN)
         return None if planned is None else self._lines(plan_table(planned, self._target()), width)
 
@@ -182,7 +188,7 @@ class ActPage(Page):
         process = timeline.watch.process(self.viewing.focus[0])
         effect = act(process, planned, Options(stop=self._stop))
         report = Report(effect=effect, page_size=process.page_size)
-        if planned.advice != "pageout" or effect.gone or self._stop():
+        if not is_watched(report) or self._stop():
             return report
         self.viewing.answers[EFFECT] = report  # what was done is shown while it is watched what comes back
         refaults = watch_refaults(process, effect.moved, REFAULTS, stop=self._stop)
@@ -196,6 +202,11 @@ class ActPage(Page):
         span = self.spans[self.at][1]
         where = "" if span is None else f" {format_address(span[0])}+{span[1] - span[0]:#x}"
         return f"mematlas {self.advice or 'pageout'} {self.viewing.target}{where} --dry-run"
+
+
+def is_watched(report: Report) -> bool:
+    """Whether what was moved out is still watched."""
+    return report.effect.advice == "pageout" and not report.effect.gone and report.refaults is None
 
 
 def effect_of(report: Report, target: dict[str, Any]) -> Table:

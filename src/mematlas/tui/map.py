@@ -10,7 +10,7 @@ from mematlas.errors import Error, NotSupported
 from mematlas.tui.drawing import MARK as MARK_OF_CUT
 from mematlas.tui.drawing import fitted, name_cell, sentence, width_of_row
 from mematlas.tui.looking import accessed_of, detail_of
-from mematlas.tui.map_detail import Cursor, brief_row, cell_rows, detail_rows, owner_rows, page_rows
+from mematlas.tui.map_detail import Cursor, brief_row, cell_rows, detail_rows, owner_rows, page_rows, why_no_frame
 from mematlas.tui.map_moment import MapMoment
 from mematlas.tui.page import Page
 from mematlas.tui.page_rows import MARK, PageRows, rows_that_fit
@@ -452,7 +452,7 @@ class MapPage(Page):
         detail = viewing.answer("detail")
         pfn = detail.translation.pfn if detail else None
         if pfn is None or viewing.ask_aside is None:
-            viewing.said = "no frame is known here"
+            viewing.said = viewing.why_not("detail") or why_no_frame(detail, viewing.is_live and viewing.at is None)
             return
         if viewing.ask_aside("owners", lambda timeline: timeline.owners(pfn)):
             self._owned = pfn

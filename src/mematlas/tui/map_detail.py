@@ -134,6 +134,17 @@ def page_rows(page: int, moment: MapMoment, width: int) -> Iterator[Row]:
         yield from pairs((("swap", f"area {swap_type}, slot {slot:#x}"),), width)
 
 
+def why_no_frame(detail: Detail | None, is_now: bool) -> str:
+    """Return why it cannot be told who has a page, given what was found out of it."""
+    if not is_now:
+        return "who has a page is found out live, at the newest moment: it is not recorded"
+    if detail is None:
+        return "the page is looked up first: once more in a moment"
+    if detail.translation.hidden:
+        return "its frame is hidden, and so who has it: needs CAP_SYS_ADMIN"
+    return "no page in RAM here, so nobody has it"
+
+
 def pairs(values: Sequence[tuple[str, str]], width: int) -> Iterator[Row]:
     """Yield values behind the words for them, folded where they are long."""
     for name, value in values:

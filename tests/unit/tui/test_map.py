@@ -343,6 +343,26 @@ def test_a_detail_says_what_is_hidden() -> None:
     assert [row.split() for row in rows] == [["frame", "hidden:", "needs", "CAP_SYS_ADMIN"]]
 
 
+def test_who_has_a_page_without_a_frame_cannot_be_told_and_why() -> None:
+    page = page_of(look(pages()))
+    page.draw(120, 30)
+    page.viewing.ask_aside = lambda *_: False
+    said = []
+    where = Translation(
+        HEAP * PAGE, page.moment().vmas.items[0].vma, "swapped", None, None, None, None, None, (), hidden=False
+    )
+    for detail in (None, Detail(where, None, None, ()), Detail(replace(where, hidden=True), None, None, ())):
+        page.viewing.answers["detail"] = detail
+        page.press("o")
+        said.append(page.viewing.said)
+    page.viewing.at = 0.0
+    page.press("o")
+    said.append(page.viewing.said)
+    for text, word in zip(said, ("looked up first", "nobody has it", "CAP_SYS_ADMIN", "not recorded"), strict=True):
+        assert word in text
+        assert len(text) < 80
+
+
 def test_a_palette_that_is_not_known_says_why_and_shows_states() -> None:
     page = page_of(look(pages(), vmas(nr_present=1, thp=PAGE)))
     states = drawn(page)[1:-1]
