@@ -106,7 +106,11 @@ async def type_in(app: Top, key: str, text: str) -> list[str]:
     """Press a key that asks for a text, and give it; return what is on the screen then."""
     await press(app, key)
     assert app.query("#prompt")
-    return await press(app, *text, "enter")
+    await press(app, *text, "enter")
+    while app.query("#prompt"):  # it takes a row as long as it is there
+        await asyncio.sleep(0.01)
+    await settle(app)
+    return whole(app)
 
 
 def whole(app: Top) -> list[str]:

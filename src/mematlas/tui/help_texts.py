@@ -155,7 +155,7 @@ EVERYWHERE: Texts = (
     ("/ n N, F3", "search; next, previous"),
     ("\\, F4", "filter: show only what has a text"),
     ("[ ] { }", "a second earlier, later, of a recording a moment; ten"),
-    ("z, space", "freeze what is shown; go on with the newest (space tags processes)"),
+    ("z, space", "freeze; go on with the newest (space tags processes)"),
     ("s d", "snapshot, which all is compared with; compare no more"),
     ("r", "record the process into a file from now on; end that"),
     ("a", "act on the process (page out ...): the plan first"),
