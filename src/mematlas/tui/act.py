@@ -6,6 +6,7 @@ from mematlas.model.address_space import EVERYTHING, Selection
 from mematlas.tui.drawing import sentence
 from mematlas.tui.page import Page
 from mematlas.views.format import fold_message, format_address, format_message, format_path, format_size
+from mematlas.views.picture import short_name
 from mematlas.views.plans import DO, plan_table, verdict
 
 TYPE_CHECKING = False
@@ -224,7 +225,6 @@ def spans_of(viewing: Viewing) -> list[tuple[str, tuple[int, int] | None]]:
     for item in (seen.vmas or ()) if seen and at is not None else ():
         vma = item.vma
         if at is not None and vma.start <= at < vma.end:
-            name = format_path(vma.path.rsplit("/", 1)[-1] or vma.kind)
-            text = f"the VMA {name} at {format_address(vma.start)}, {format_size(vma.size)}"
+            text = f"the VMA {short_name(vma)} at {format_address(vma.start)}, {format_size(vma.size)}"
             found.insert(0, (text, (vma.start, vma.end)))
     return found

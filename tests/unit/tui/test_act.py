@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from random import Random
+
+from histories import seen, vma_at
 from mematlas.actions.effects import Effect
 from mematlas.actions.refaults import Refaults
+from mematlas.frozen import replace
 from mematlas.model.page_set import PageSet
 from mematlas.tui.act import EFFECT, ActPage
+from mematlas.tui.vma_names import VmaNames
 from mematlas.views.effects import Report
+from mematlas.views.picture import SHARED_ANON
 from screens import look_of, shop, text_of, viewing_of
 
 PAGE = 4 << 10
@@ -47,9 +53,20 @@ def test_what_was_moved_out_is_said_to_be_watched_until_it_is_no_more() -> None:
     viewing.answers[EFFECT] = Report(effect, PAGE)
     assert text_of(sheet.draw(80, 21))[-1] == " Watching for 10 s what comes back ... Esc ends that."
     assert sheet.keys == (("Esc", "stop, and back"),)
-    seen = Refaults(10.0, 97, 0, 0, (), (), effect.moved, stopped="", gone=False)
-    viewing.answers[EFFECT] = Report(effect, PAGE, refaults=seen)
+    came = Refaults(10.0, 97, 0, 0, (), (), effect.moved, stopped="", gone=False)
+    viewing.answers[EFFECT] = Report(effect, PAGE, refaults=came)
     lines = text_of(sheet.draw(80, 21))
     assert not any("Watching" in line for line in lines)
     assert any("never came back" in line or "did not come back" in line for line in lines)
     assert sheet.keys == (("Esc", "back"),)
+
+
+def test_a_vma_is_called_what_the_other_pages_call_it() -> None:
+    item = vma_at(Random(1), 1)
+    vma = replace(item.vma, path=SHARED_ANON, kind="shmem")
+    item = replace(item, vma=vma)
+    viewing = viewing_of([look_of(seen(11, [item]))], 11)
+    viewing.address = vma.start
+    text = text_of(ActPage(viewing).draw(80, 21))[1]
+    assert text.startswith(f" the VMA shared anon at {vma.start:#014x}, ")
+    assert VmaNames([item]).of(vma.start, vma.end) == ("shared anon", 0)
