@@ -18,6 +18,9 @@ HEAD, FOOT = 2, 1
 """Rows above a page, and below it."""
 LEAST_BAR = 12
 LEAST_PLACE = 8
+EVERYWHERE = (("s", "snapshot"), ("[ ]", "time"))
+OF_WHAT_GOES_ON = (("r", "record"), ("a", "act"))
+"""Keys that mean the same on every page, which stand behind its own where there is room."""
 
 
 @record
@@ -29,6 +32,7 @@ class Status:
     """Of the machine at the moment that is looked at."""
     rights: str
     cost: str
+    """Empty where nothing goes on that is looked at."""
     when: str
     """``live``, ``frozen``, or which moment."""
     said: str
@@ -110,7 +114,8 @@ def foot_row(page: Page, status: Status, width: int) -> Row:
     ends: Row = [] if page.is_sheet else [*key_spans("?", "help"), *key_spans("q", "quit")]
     room = width - width_of_row(ends)
     row: Row = []
-    for key, what in page.keys:
+    others = () if page.is_sheet else EVERYWHERE + (OF_WHAT_GOES_ON if status.cost else ())
+    for key, what in (*page.keys, *others):
         spans = key_spans(key, what)
         if width_of_row([*row, *spans]) > room:
             break

@@ -286,6 +286,18 @@ class FakeRecorder:
         return text
 
 
+def test_keys_of_all_pages_stand_behind_the_own_ones_where_there_is_room() -> None:
+    page = top_of(LOOKS).pages[0]
+
+    def keys(cost: str, width: int) -> str:
+        status = Status("oak", {}, "uid 0", cost, "live", "")
+        return "".join(text for text, _ in foot_row(page, status, width)).strip()
+
+    assert keys("0.5 s", 200).endswith("s snapshot  [ ] time  r record  a act  ? help  q quit")
+    assert keys("", 200).endswith("s snapshot  [ ] time  ? help  q quit")
+    assert "snapshot" not in keys("0.5 s", 80)
+
+
 def test_help_explains_every_key_and_more_of_each_page() -> None:
     for page in top_of(LOOKS, 11).pages:
         explained = {key for key, _ in KEYS[page.name]} | {word for key, _ in KEYS[page.name] for word in key.split()}
