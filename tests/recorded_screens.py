@@ -107,11 +107,13 @@ async def type_in(app: Top, key: str, text: str) -> list[str]:
     await press(app, key)
     assert app.query("#prompt")
     await press(app, *text, "enter")
-    for _ in range(100):
-        if app.stage.size.height == app.size.height:
-            return whole(app)
-        await settle(app)
-    raise AssertionError("what asked for a text is there still")
+    for _ in range(500):
+        if app.stage.size == app.size:  # the prompt has a row as long as it is there
+            break
+        await asyncio.sleep(0.01)
+    else:
+        raise AssertionError("the prompt stays")
+    return whole(app)
 
 
 def whole(app: Top) -> list[str]:

@@ -78,7 +78,8 @@ def nobody_of(family: set[int]) -> bool:
 def test_all_processes_are_shown_and_it_ends(top: Callable[..., Tmux], victim: Victim) -> None:
     screen = top()
     screen.wait_for(r"1 Processes .* live")
-    screen.wait_for(rf"\b{victim.pid}\b")
+    screen.press("\\", *str(victim.pid), "Enter")  # there may be more than a screen has room for
+    screen.wait_for(rf"(?m)^ +{victim.pid} ")
     screen.press("q")
     screen.wait_for("ended with 0")
 
@@ -95,10 +96,10 @@ def test_a_process_begins_with_its_map_and_every_page_is_there(top: Callable[...
     screen.press("z")
     screen.wait_for("live")
     screen.press("?")
-    screen.wait_for("Keys of Map")
+    screen.wait_for("Keys everywhere")
     screen.press("Escape")  # with a key right behind it, it would be Alt and that
     screen.wait_for("2 Map .* live")
-    wait_until(lambda: "Keys of Map" not in screen.screen(), "help is gone")
+    wait_until(lambda: "Keys everywhere" not in screen.screen(), "help is gone")
     screen.press("q")
     screen.wait_for("ended with 0")
 
@@ -130,6 +131,24 @@ def test_without_leave_nothing_is_done(top: Callable[..., Tmux], victim: Victim)
     screen.wait_for("no act")
     screen.press("a")
     screen.wait_for("--read-only")
+
+
+def test_a_capture_is_shown_though_its_process_is_there(
+    top: Callable[..., Tmux], victim: Victim, tmp_path: Path
+) -> None:
+    saved = tmp_path / "saved"
+    line = [sys.executable, "-m", "mematlas", "capture", str(victim.pid), str(saved)]
+    subprocess.run(line, check=True, capture_output=True, timeout=DEADLINE)
+    screen = top(saved)
+    screen.wait_for("2 Map .* as captured")
+    screen.press("a")
+    screen.wait_for("a capture: nothing can be done")
+    screen.press("y")
+    screen.wait_for(f"copied: mematlas map {re.escape(str(saved))[:40]}")
+    screen.press("6")
+    screen.wait_for("not in a capture")
+    screen.press("q")
+    screen.wait_for("ended with 0")
 
 
 def test_a_target_that_ends_is_said_to_have_and_the_screen_stays(top: Callable[..., Tmux], victim: Victim) -> None:

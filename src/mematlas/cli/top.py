@@ -104,12 +104,17 @@ def of_now(word: str, args: Namespace, session: Session) -> int:
     if word:
         with session.process as process:  # what names nobody, or several, is said before there is a screen
             pid, start = process.stat.pid, process.stat.start_time
-            session.text = str(pid)
+    procfs = session.procfs  # of a capture what was captured, whoever has that number now
+    if procfs.live and pid is not None:
+        session.text = str(pid)
     named = (0, 0) if pid is None else (pid, start)
-    recorder = RecorderBeside(named if has_rights() else None) if session.procfs.live else None
-    part("top", args, session, recorder.fds if recorder else set())
-    procfs = session.procfs
+    recorder = None
+    if procfs.live:
+        recorder = RecorderBeside(named if has_rights() else None)
+        part("top", args, session, recorder.fds)
+        procfs = session.procfs
     viewing = viewing_of(session)
+    viewing.captured = "" if procfs.live else word
     if pid is not None:
         viewing.focus = pid, start
     viewing.why_no_act = why_no_act(session, args, pid)
@@ -124,7 +129,9 @@ def of_now(word: str, args: Namespace, session: Session) -> int:
     def closely(pid: int) -> Callable[[], Watch]:
         return lambda: Watch([str(pid)], procfs, what=CLOSELY)
 
-    openers = {"everybody": (open_everybody, OF_EVERYBODY), "machine": (open_machine, OF_MACHINE)}
+    openers = {"everybody": (open_everybody, OF_EVERYBODY)}
+    if procfs.live:
+        openers["machine"] = (open_machine, OF_MACHINE)
     try:
         return show(viewing, args, session, openers, closely, recorder)
     finally:
@@ -207,9 +214,9 @@ def show(
 
 def rights_of(session: Session, viewing: Viewing) -> str:
     """Return with which rights is looked, and whether anything may be done."""
+    if not viewing.is_live or viewing.captured:
+        return "capture" if viewing.captured else "recording"  # takes no rights, and nothing can be done to it
     who = "root, apart" if session.lender else f"uid {os.geteuid()}"
-    if not viewing.is_live:
-        who = "no rights"  # none are needed
     return f"{who}, no act" if viewing.why_no_act else who
 
 

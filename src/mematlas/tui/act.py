@@ -6,6 +6,7 @@ from mematlas.model.address_space import EVERYTHING, Selection
 from mematlas.tui.drawing import sentence
 from mematlas.tui.page import Page
 from mematlas.views.format import fold_message, format_address, format_message, format_path, format_size
+from mematlas.views.picture import short_name
 from mematlas.views.plans import DO, plan_table, verdict
 
 TYPE_CHECKING = False
@@ -59,7 +60,8 @@ class ActPage(Page):
             other = (("v", "which pages"),) if len(self.spans) > 1 else ()
             return (*((letter, DO[advice]) for letter, advice in LETTERS.items()), *other, ("Esc", "back"))
         if self.is_confirmed:
-            return (("Esc", "stop, and back" if self._report() is None else "back"),)
+            report = self._report()
+            return (("Esc", "stop, and back" if report is None or is_watched(report) else "back"),)
         return (("y", "do it"), ("Esc", "do nothing"))
 
     # What is drawn
@@ -108,7 +110,12 @@ class ActPage(Page):
             return fold_message(why, width)
         if self.is_confirmed:
             report = self._report()
-            return None if report is None else self._lines(effect_of(report, self._target()), width)
+            if report is None:
+                return None
+            lines = self._lines(effect_of(report, self._target()), width)
+            if is_watched(report) and not self._is_stopped:
+                lines += ["", f"Watching for {REFAULTS:g} s what comes back ... Esc ends that."]
+            return lines
         planned: Plan | None = viewing.answer(PLAN)
         return None if planned is None else self._lines(plan_table(planned, self._target()), width)
 
@@ -182,7 +189,7 @@ class ActPage(Page):
         process = timeline.watch.process(self.viewing.focus[0])
         effect = act(process, planned, Options(stop=self._stop))
         report = Report(effect=effect, page_size=process.page_size)
-        if planned.advice != "pageout" or effect.gone or self._stop():
+        if not is_watched(report) or self._stop():
             return report
         self.viewing.answers[EFFECT] = report  # what was done is shown while it is watched what comes back
         refaults = watch_refaults(process, effect.moved, REFAULTS, stop=self._stop)
@@ -196,6 +203,11 @@ class ActPage(Page):
         span = self.spans[self.at][1]
         where = "" if span is None else f" {format_address(span[0])}+{span[1] - span[0]:#x}"
         return f"mematlas {self.advice or 'pageout'} {self.viewing.target}{where} --dry-run"
+
+
+def is_watched(report: Report) -> bool:
+    """Whether what was moved out is still watched."""
+    return report.effect.advice == "pageout" and not report.effect.gone and report.refaults is None
 
 
 def effect_of(report: Report, target: dict[str, Any]) -> Table:
@@ -213,7 +225,6 @@ def spans_of(viewing: Viewing) -> list[tuple[str, tuple[int, int] | None]]:
     for item in (seen.vmas or ()) if seen and at is not None else ():
         vma = item.vma
         if at is not None and vma.start <= at < vma.end:
-            name = format_path(vma.path.rsplit("/", 1)[-1] or vma.kind)
-            text = f"the VMA {name} at {format_address(vma.start)}, {format_size(vma.size)}"
+            text = f"the VMA {short_name(vma)} at {format_address(vma.start)}, {format_size(vma.size)}"
             found.insert(0, (text, (vma.start, vma.end)))
     return found

@@ -267,19 +267,22 @@ class Top(App[int]):
         viewing = self.viewing
         if self._recorder and (said := self._recorder.heard()):
             self._recorder.is_recording = False
-            self.say(said)
+            what, is_whole, _ = said.partition("; next: ")  # the rest has no room, and is said when this ends
+            self.say(f"recorded {what}; mematlas top opens it" if is_whole else said)
         if viewing.said and time.monotonic() - self._said_at > SAID_SECONDS:
             viewing.said, self._said_at = "", 0.0
         timelines = (viewing.closely, viewing.everybody, viewing.machine)
         moment = next(filter(None, map(viewing.moment, timelines)), None)
         at = viewing.clock
-        when = "live" if viewing.is_live and viewing.at is None else f"{at:.1f} s"
-        if self._recorder and self._recorder.is_recording:
-            when = f"recording, {when}"
+        when = f"{at:.1f} of {viewing.reach[1]:.1f} s"
+        if viewing.is_live and viewing.at is None:
+            when = "as captured" if viewing.captured else "live"
         if viewing.is_frozen:
             when = f"frozen at {at:.1f} s"
+        if self._recorder and self._recorder.is_recording:
+            when = f"recording, {when}"
         if viewing.compared is not None:
-            when += f", against {viewing.compared:.1f} s"
+            when += f" vs {viewing.compared:.1f} s"
         counters = moment.found.counters if moment else {}
         cost = f"{self._interval:g} s · {100 * self.cost():.1f} % of a core" if viewing.is_live else ""
         return Status(viewing.place, counters, self._rights, cost, when, viewing.said)
@@ -356,7 +359,10 @@ class Top(App[int]):
             viewing.is_frozen = not viewing.is_frozen
             viewing.at = viewing.clock if viewing.is_frozen else None
         elif key in ("[", "]", "{", "}"):
+            is_newest = viewing.at is None
             viewing.step((1 if key in "[]" else FAR) * (-1 if key in "[{" else 1))
+            if is_newest and viewing.at is not None:
+                self.say("all pages show this moment: [ { earlier, ] } later, z twice the newest")
         elif key == "s":
             viewing.compared = viewing.clock
             self.say(f"all is compared with {viewing.compared:.1f} s from here on: d ends that")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mematlas.frozen import record
 from mematlas.tui.drawing import fitted, stacked, width_of_row
 from mematlas.version import __version__
-from mematlas.views.format import format_message, format_path, format_size
+from mematlas.views.format import format_message, format_path, format_size, shorten
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 HEAD, FOOT = 2, 1
 """Rows above a page, and below it."""
 LEAST_BAR = 12
+LEAST_PLACE = 8
+EVERYWHERE = (("s", "snapshot"), ("[ ]", "time"))
+OF_WHAT_GOES_ON = (("r", "record"), ("a", "act"))
+"""Keys that mean the same on every page, which stand behind its own where there is room."""
 
 
 @record
@@ -28,6 +32,7 @@ class Status:
     """Of the machine at the moment that is looked at."""
     rights: str
     cost: str
+    """Empty where nothing goes on that is looked at."""
     when: str
     """``live``, ``frozen``, or which moment."""
     said: str
@@ -58,17 +63,23 @@ def machine_row(status: Status, width: int) -> Row:
     """Return the first row: whose memory, how it is used, and with which rights that is seen."""
     total = status.counters.get("MemTotal", 0)
     parts = split(status.counters)
-    left: Row = [(" mematlas ", "title"), (__version__, "muted"), (f" · {format_path(status.place)}", "text")]
+    title, version = (" mematlas", "title"), (f" {__version__}", "muted")
+    place = format_path(status.place)
     right: Row = [(status.rights + " ", "muted")]
     if not parts:
-        return between(left, right, width)
-    left.append((f" · {format_size(total)} ", "text"))
+        return between([title, version, (f" · {place}", "text")], right, width)
+    free: Row = [(f" · {format_size(total)} ", "text"), (f" free {format_size(parts[-1][1])}", "muted")]
+    left: Row = [title, version, (f" · {place}", "text"), free[0]]
+    if width_of_row([*left, *free[1:], *right]) >= width:
+        # What memory there is, and our rights, say more than which version of what that is.
+        room = max(width - width_of_row([title, *free, *right]) - len(" ·  "), LEAST_PLACE)
+        return between([title, (f" · {shorten(place, room)}", "text"), *free], right, width)
     words: Row = []
     for word, size, role in parts:
         words += [(f" {word} ", "muted"), (format_size(size), "text" if role == "absent" else role)]
     room = width - width_of_row(left) - width_of_row(words) - width_of_row(right) - 3
     if room < LEAST_BAR:
-        words = [(f" free {format_size(parts[-1][1])}", "muted")]
+        words = free[1:]
         room = width - width_of_row(left) - width_of_row(words) - width_of_row(right) - 3
     if room < LEAST_BAR:
         return between([*left, *words], right, width)
@@ -103,7 +114,8 @@ def foot_row(page: Page, status: Status, width: int) -> Row:
     ends: Row = [] if page.is_sheet else [*key_spans("?", "help"), *key_spans("q", "quit")]
     room = width - width_of_row(ends)
     row: Row = []
-    for key, what in page.keys:
+    others = () if page.is_sheet else EVERYWHERE + (OF_WHAT_GOES_ON if status.cost else ())
+    for key, what in (*page.keys, *others):
         spans = key_spans(key, what)
         if width_of_row([*row, *spans]) > room:
             break

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mematlas.tui.help_texts import EVERYWHERE, KEYS, MEANINGS
+from mematlas.tui.help_texts import ABOVE, EVERYWHERE, KEYS, MEANINGS
 from mematlas.tui.page import Page
 from mematlas.views.format import fold
 
@@ -33,7 +33,12 @@ class HelpPage(Page):
     def draw(self, width: int, height: int) -> list[Row]:
         """Return as much as there is room for, from that on to which was scrolled."""
         name = self.page.name
-        parts = ((f"Keys of {name}", KEYS[name]), ("Keys everywhere", EVERYWHERE), ("What is shown", MEANINGS[name]))
+        parts = (
+            (f"Keys of {name}", KEYS[name]),
+            ("Keys everywhere", EVERYWHERE),
+            ("What is shown", MEANINGS[name]),
+            ("Above it", ABOVE),
+        )
         rows: list[Row] = []
         for title, texts in parts:
             rows += [[(f" {title}", "title")], *(row for text in texts for row in rows_of(*text, width)), []]

@@ -76,7 +76,7 @@ MEANINGS: dict[str, Texts] = {
         ("MOSTLY", "what most of it is: anon (no file behind it), file, shmem, hugetlb"),
         ("▾ ▴", "sorted by it, or the other way; branches by all in them"),
         ("* + -", "tagged; started, ended since the snapshot"),
-        ("hidden", "processes that we may not look at: root may"),
+        ("hidden", "processes that may not be looked at with these rights"),
     ),
     "Map": (
         ("a cell", "so many pages by address; it shows the commonest state"),
@@ -93,6 +93,7 @@ MEANINGS: dict[str, Texts] = {
         ("i", "accessed: in RAM, not used since the kernel looked last"),
         ("reversed", "just changed, or since the snapshot (█ is @ there, ░▒ are o); bold: 2 s ago; white: the cursor"),
         ("numbers", "in the row above the keys: pages of all the process"),
+        ("present", "in RAM and mapped: RSS, as pages say it"),
     ),
     "VMAs": (
         ("VMA", "a range of addresses of one kind: a line of /proc/PID/maps"),
@@ -137,6 +138,15 @@ MEANINGS: dict[str, Texts] = {
     ),
 }
 """By the names of pages: what is to be seen there."""
+ABOVE: Texts = (
+    ("free", "RAM that nobody uses; programs can get the page cache besides"),
+    ("9.0 %", "of a processor core: what this screen takes, with all that looks for it"),
+    ("root, apart", "what draws has no rights, a part of its own has root's"),
+    ("no act", "a says why nothing can be done to processes"),
+    ("live", "the newest; 30.0 of 52.0 s: earlier, since the screen or the recording began"),
+    ("vs 30.0 s", "all is compared with the snapshot of then (s, d)"),
+)
+"""What stands in the two rows above every page."""
 EVERYWHERE: Texts = (
     ("1 to 6, Tab", "pages"),
     ("arrows, hjkl", "move; PgUp, PgDn, Home, End"),
@@ -145,7 +155,7 @@ EVERYWHERE: Texts = (
     ("/ n N, F3", "search; next, previous"),
     ("\\, F4", "filter: show only what has a text"),
     ("[ ] { }", "a second earlier, later, of a recording a moment; ten"),
-    ("z, space", "freeze what is shown, and go on (space tags processes)"),
+    ("z, space", "freeze; go on with the newest (space tags processes)"),
     ("s d", "snapshot, which all is compared with; compare no more"),
     ("r", "record the process into a file from now on; end that"),
     ("a", "act on the process (page out ...): the plan first"),

@@ -10,7 +10,7 @@ from mematlas.errors import Error, NotSupported
 from mematlas.tui.drawing import MARK as MARK_OF_CUT
 from mematlas.tui.drawing import fitted, name_cell, sentence, width_of_row
 from mematlas.tui.looking import accessed_of, detail_of
-from mematlas.tui.map_detail import Cursor, brief_row, cell_rows, detail_rows, owner_rows, page_rows
+from mematlas.tui.map_detail import Cursor, asked_rows, brief_row, cell_rows, detail_rows, page_rows, why_no_frame
 from mematlas.tui.map_moment import MapMoment
 from mematlas.tui.page import Page
 from mematlas.tui.page_rows import MARK, PageRows, rows_that_fit
@@ -436,18 +436,11 @@ class MapPage(Page):
         detail = viewing.answer("detail")
         if detail is None or detail.translation.address != page * moment.page_size:
             return [[("looking the page up ...", "muted")]]
-        rows = list(detail_rows(detail, moment, width))
         pfn = detail.translation.pfn
-        if pfn is None:
-            return rows
-        if self._owned != pfn:
-            return [*rows, [], [("o: what the frame is, and who has it", "muted")]]
-        if why := viewing.why_not("owners"):
-            return [*rows, [], *([(line, "muted")] for line in fold(why, width))]
-        owners = viewing.answer("owners")
-        if owners is None:
-            return [*rows, [], [("looking through all processes ...", "muted")]]
-        return [*rows, *owner_rows(owners, width)]
+        if pfn is None or self._owned != pfn:
+            hint: list[Row] = [] if pfn is None else [[], [("o: what the frame is, and who has it", "muted")]]
+            return [*detail_rows(detail, moment, width), *hint]
+        return list(detail_rows(detail, moment, width, asked_rows(viewing, width)))
 
     def _ask_for_owners(self) -> None:
         """Have it looked up what the frame of the page is, and who has it."""
@@ -455,7 +448,7 @@ class MapPage(Page):
         detail = viewing.answer("detail")
         pfn = detail.translation.pfn if detail else None
         if pfn is None or viewing.ask_aside is None:
-            viewing.said = "no frame is known here"
+            viewing.said = viewing.why_not("detail") or why_no_frame(detail, viewing.is_live and viewing.at is None)
             return
         if viewing.ask_aside("owners", lambda timeline: timeline.owners(pfn)):
             self._owned = pfn

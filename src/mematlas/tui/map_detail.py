@@ -12,13 +12,14 @@ from mematlas.views.format import fold, format_address, format_list, format_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from mematlas.analysis.frame_owners import FrameOwners, OwnedFrames
     from mematlas.analysis.pagetables.results import WalkedAddress
     from mematlas.timeline.timeline import Detail
     from mematlas.tui.drawing import Row
     from mematlas.tui.map_moment import MapMoment
+    from mematlas.tui.viewing import Viewing
 
 NUMBER = 11
 """Columns of a number of pages."""
@@ -134,6 +135,17 @@ def page_rows(page: int, moment: MapMoment, width: int) -> Iterator[Row]:
         yield from pairs((("swap", f"area {swap_type}, slot {slot:#x}"),), width)
 
 
+def why_no_frame(detail: Detail | None, is_now: bool) -> str:
+    """Return why it cannot be told who has a page, given what was found out of it."""
+    if not is_now:
+        return "who has a page is found out live, at the newest moment: it is not recorded"
+    if detail is None:
+        return "the page is looked up first: once more in a moment"
+    if detail.translation.hidden:
+        return "its frame is hidden, and so who has it: needs CAP_SYS_ADMIN"
+    return "no page in RAM here, so nobody has it"
+
+
 def pairs(values: Sequence[tuple[str, str]], width: int) -> Iterator[Row]:
     """Yield values behind the words for them, folded where they are long."""
     for name, value in values:
@@ -141,8 +153,11 @@ def pairs(values: Sequence[tuple[str, str]], width: int) -> Iterator[Row]:
             yield [(cell("" if number else name, WORD), "muted"), (line, "text")]
 
 
-def detail_rows(detail: Detail, moment: MapMoment, width: int) -> Iterator[Row]:
-    """Yield what was found out about an address just now: its frame, who has it, how page tables lead there."""
+def detail_rows(detail: Detail, moment: MapMoment, width: int, owners: Iterable[Row] = ()) -> Iterator[Row]:
+    """Yield what was found out about an address just now: its frame, who has it, how page tables lead there.
+
+    Who was asked for comes first: on a small screen there is no room for all.
+    """
     found = detail.translation
     size = moment.page_size
     values = []
@@ -153,13 +168,26 @@ def detail_rows(detail: Detail, moment: MapMoment, width: int) -> Iterator[Row]:
     if found.file_offset is not None:
         values.append(("in file", f"at {found.file_offset:#x}"))
     yield from pairs(values, width)
+    yield from owners
     if detail.owners is not None:
+        yield []
         yield from owner_rows(detail.owners, width)
     if detail.walk is not None:
         yield []
         yield from walk_rows(detail.walk, width)
     for note in detail.notes:
         yield from ([(line, "muted")] for line in fold(note.text, width))
+
+
+def asked_rows(viewing: Viewing, width: int) -> Iterator[Row]:
+    """Yield what a frame is, and who has it, or why that is not known, once that was asked for."""
+    yield []
+    if why := viewing.why_not("owners"):
+        yield from ([(line, "muted")] for line in fold(why, width))
+    elif (owners := viewing.answer("owners")) is None:
+        yield [("looking through all processes ...", "muted")]
+    else:
+        yield from owner_rows(owners, width)
 
 
 def owner_rows(owners: FrameOwners, width: int) -> Iterator[Row]:
@@ -173,13 +201,12 @@ def owner_rows(owners: FrameOwners, width: int) -> Iterator[Row]:
         values.append(("node", str(one.node)))
     if one.cgroup:
         values.append(("cgroup", format_path(one.cgroup)))
-    yield from pairs(values, width)
-    yield []
     yield [("who has it", "title")]
     for item in items[:MOST_OWNERS]:
         yield who(item, width)
     if len(items) > MOST_OWNERS:
         yield [(f"and {len(items) - MOST_OWNERS:,} more: mematlas owner {one.pfn}", "muted")]
+    yield from pairs(values, width)
 
 
 def who(item: OwnedFrames, width: int) -> Row:

@@ -35,6 +35,8 @@ PER_DRAW = 0.06
 LEAST_GUTTER, MOST_GUTTER = 15, 30
 AMOUNT = 9
 """Columns of the amounts on the right, with the blank before them."""
+WIDE = 100
+"""Columns from which on there are two blanks between amounts."""
 LEAST_HEAT = 6
 """Rows that the heatmap takes at the least: its legend, three of VMAs, and what is not shown."""
 MOST_CURVE = 14
@@ -103,7 +105,7 @@ class TimePage(Page):
             return sentence(why_no_process(self.viewing), width, height)
         rows: list[Row] = [fitted(self._title(samples, at, columns, width), width)] if height > 4 else []
         if height > 3:
-            rows.append(fitted(self._amounts_row(now), width))
+            rows.append(fitted(self._amounts_row(now, width), width))
         room = height - len(rows)
         curve_height = room - 1 if room < LEAST_HEAT + 5 else min(max(room // 3, 4), MOST_CURVE)
         rows += self._curve_rows(amounts, here, max(curve_height, 1))
@@ -169,16 +171,21 @@ class TimePage(Page):
             else [*fitted(row, width + room - 1), (" ", "text"), *right]
         )
 
-    def _amounts_row(self, now: Amounts) -> Row:
-        """Return what the process has at the cursor, with what fills its curves."""
+    def _amounts_row(self, now: Amounts, width: int) -> Row:
+        """Return what the process has at the cursor, with what fills its curves, and what else there is room for."""
         shown = CURVES[self.curves]
         row: Row = [(" ", "text")]
+        size = 10 if width >= WIDE else 9
         for measure, role, word in shown:
-            row += [(FILLS[role], role), (f" {word} ", "muted"), (f"{text_of(now[measure]):<10}", "title")]
+            row += [(FILLS[role], role), (f" {word} ", "muted"), (f"{text_of(now[measure]):<{size}}", "title")]
         for measure in ("rss", "uss", "pss", "swap"):
             if measure not in [one[0] for one in shown]:
                 word = measure if measure == "swap" else measure.upper()
-                row += [(f"{word} ", "muted"), (f"{text_of(now[measure]):<10}", "text")]
+                more: Row = [(f"{word} ", "muted"), (text_of(now[measure]), "text")]
+                if width_of_row(row) + width_of_row(more) > width:
+                    break
+                row += [more[0], (f"{more[1][0]:<{size}}", "text")]
+        row[-1] = (row[-1][0].rstrip(), row[-1][1])  # blanks that have no room would be cut with a mark
         return row
 
     def _curve_rows(self, amounts: Sequence[Amounts | None], here: int, height: int) -> list[Row]:

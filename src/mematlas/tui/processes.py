@@ -57,6 +57,15 @@ LEAST_SPARK, MOST_SPARK = 7, 20
 NOT_RECORDED = (
     "what each process belongs to is not recorded: record --what pages keeps it.\ng groups by something else."
 )
+KEYS = (
+    ("g", "groups"),
+    ("t", "tree"),
+    ("< >", "sort"),
+    ("\\", "filter"),
+    ("space", "tag"),
+    ("I", "reverse"),
+    ("- +", "fold"),
+)
 NO_SNAPSHOT = "the snapshot is no longer held"
 
 
@@ -80,16 +89,6 @@ class ProcessesPage(Page):
 
     name = "Processes"
     needs = "everybody"
-    keys = (
-        ("Enter", "map"),
-        ("g", "groups"),
-        ("t", "tree"),
-        ("< >", "sort"),
-        ("\\", "filter"),
-        ("space", "tag"),
-        ("I", "reverse"),
-        ("- +", "fold"),
-    )
 
     def __init__(self, viewing: Viewing) -> None:
         super().__init__(viewing)
@@ -110,6 +109,13 @@ class ProcessesPage(Page):
         """Processes that pass the filter."""
         self._most = 0
         """The most PSS of a line, which the bars are drawn to."""
+
+    @property
+    def keys(self) -> tuple[tuple[str, str], ...]:  # type: ignore[override]
+        """What can be done here; Enter to the line of the cursor."""
+        line = self.list.current
+        enter = "map" if line is None or not line.is_group else "close" if line.is_open else "open"
+        return (("Enter", enter), *KEYS)
 
     # What is drawn
 
@@ -347,6 +353,7 @@ class ProcessesPage(Page):
         if self.list.press(key):
             return True
         if self.heading.press(">" if key == "f6" else key):
+            self.list.is_sorted_anew = True
             return True
         line = self.list.current
         if key in ("t", "f5"):
@@ -411,7 +418,7 @@ class ProcessesPage(Page):
     def click(self, x: int, y: int, is_double: bool) -> None:
         """Sort by the column of a heading; put the cursor on a line, and with a double click go into it."""
         if y == 0:
-            self.heading.click(x)
+            self.list.is_sorted_anew = self.heading.click(x)
         elif self.list.at_row(y - 1) and is_double:
             self._enter(self.list.current)
 

@@ -37,6 +37,8 @@ OF_NO_MATTER = ("files-nameless", "files-gone")
 """Codes of notes on single files, which the list shows."""
 RECENT = 60.0
 """Seconds that the curve of pressure has."""
+MOST_NOTES = 6
+"""Rows of what is not known, and why."""
 BOTH, USES, FILES = "both", "uses", "files"
 VIEWS = (BOTH, USES, FILES)
 COLUMNS = (
@@ -53,7 +55,9 @@ class FileRow:
 
     file: CachedFile
     change: int | None
-    """None where it was not among the largest before."""
+    """None where nothing is known from before."""
+    is_new: bool
+    """Whether it was not among the largest before."""
 
     @property
     def name(self) -> str:
@@ -100,6 +104,8 @@ class RamPage(Page):
     def _missing(self, now: Look) -> list[str]:
         """Return why something is not known, and what to do."""
         if now.ram is None:
+            if self.viewing.captured:
+                return ["What every frame is used for is not in a capture of processes."]
             if not self.viewing.is_live:
                 return ["What every frame is used for is not recorded (record --what ram,files)."]
             return ["Counting what every frame of RAM is used for ..."]
@@ -150,7 +156,7 @@ class RamPage(Page):
         zones = zone_rows(ram.groups, width) if ram else []
         blocks = block_rows(ram, width) if ram else []
         nr_kinds = len(uses_of(ram, now.counters))
-        parts = [pressure, missing[:6], zones, blocks]
+        parts = [pressure, missing[:MOST_NOTES], zones, blocks]
         while parts and sum(len(one) + bool(one) for one in parts) + min(nr_kinds, 8) + 1 > height:
             parts.pop()
         taken = sum(len(one) + bool(one) for one in parts)
@@ -164,7 +170,11 @@ class RamPage(Page):
         nr_kinds = len(uses_of(now.ram, now.counters))
         pressure = pressure_rows(self._counted(), width)[: 2 if height < 30 else 3]
         blocks = [row] if now.ram and (row := block_line(now.ram, width)) else []
-        missing = [fitted([(" " + text, "muted")], width) for text in self._missing(now)[: 1 if height < 30 else 3]]
+        texts = self._missing(now)
+        if now.cache and now.cache.files:  # each in a row: files are what the rest of the screen is for
+            missing = [fitted([(" " + text, "muted")], width) for text in texts[: 1 if height < 30 else 3]]
+        else:
+            missing = [[(" " + line, "muted")] for text in texts for line in fold(text, width - 1)][:MOST_NOTES]
         taken = 1 + len(pressure) + len(blocks) + len(missing)
         most = max(min(nr_kinds, (height - taken) * 3 // 5), 1)
         rows = [heading(width, has_mapped(now)), *kind_rows(now, before, most, width), *pressure, *blocks, *missing]
@@ -175,12 +185,14 @@ class RamPage(Page):
     def _put_files(self, now: Look, before: Look | None) -> None:
         """Have the largest files in the list, as they are wanted."""
         files = now.cache.files if now.cache else ()
-        was = {(file.dev, file.inode): file.resident for file in before.cache.files} if before and before.cache else {}
+        cache = before.cache if before else None
+        was = {(file.dev, file.inode): file.resident for file in cache.files} if cache else {}
         wanted = self._wanted.casefold()
         rows = []
         for file in files:
             sooner = was.get((file.dev, file.inode))
-            row = FileRow(file, None if sooner is None else file.resident - sooner)
+            change = None if sooner is None else file.resident - sooner
+            row = FileRow(file, change, is_new=cache is not None and sooner is None)
             if wanted in row.name.casefold():
                 rows.append(row)
         sort = self.heading.sort
@@ -204,7 +216,7 @@ class RamPage(Page):
                 return sentence("Files of the page cache are not recorded (record --what files).", width, height)
             return [] if now.ram is None else sentence("Looking for files ...", width, height)
         if not cache.files:
-            return sentence("No file of the page cache is to be seen with these rights.", width, height)
+            return sentence("No file of the page cache is to be seen with these rights: root sees all.", width, height)
         head: Row = [(" PAGE CACHE ", "muted"), (format_size(cache.resident), "title")]
         head.append((f" in {number_of(cache.nr_files, 'file')}", "muted"))
         if self._wanted:
@@ -220,7 +232,7 @@ class RamPage(Page):
     def _file_row(self, row: FileRow, width: int) -> Row:
         file = row.file
         dirty = None if file.dirty is None else file.dirty + (file.writeback or 0)
-        moved = "new" if row.change is None else format_change(row.change)
+        moved = "new" if row.is_new else "" if row.change is None else format_change(row.change)
         made: Row = [
             (" " + cell(format_size(file.resident), 9, right=True), "cached"),
             (" " + cell(moved, 10, right=True), "text" if row.change else "muted"),
@@ -239,7 +251,10 @@ class RamPage(Page):
         if key == "v":
             self.view = VIEWS[(VIEWS.index(self.view) + 1) % len(VIEWS)]
             return True
-        return self.heading.press(key) or self.list.press(key)
+        if self.heading.press(key):
+            self.list.is_sorted_anew = True
+            return True
+        return self.list.press(key)
 
     def click(self, x: int, y: int, is_double: bool) -> None:
         """Sort by the column, or put the cursor on the file, that was clicked at."""
@@ -247,7 +262,7 @@ class RamPage(Page):
         if x < left:
             return
         if y == top - 1:
-            self.heading.click(x - left - 1)
+            self.list.is_sorted_anew = self.heading.click(x - left - 1)
         else:
             self.list.at_row(y - top)
 

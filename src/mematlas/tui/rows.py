@@ -33,13 +33,17 @@ class RowList(Generic[Item]):
         self.height = 1
         """Rows that were drawn last."""
         self.tagged: set[Any] = set()
+        self.is_sorted_anew = False
+        """Whether the cursor goes to the first of the items that are put next: those that a list is sorted for."""
 
     def put(self, items: Sequence[Item]) -> None:
         """Have other items in the list."""
         here = self.current
         key = None if here is None else self.key_of(here)
         self.items = items
-        if here is not None and not (self.index < len(items) and self.key_of(items[self.index]) == key):
+        if self.is_sorted_anew:
+            self.is_sorted_anew, self.index = False, 0
+        elif here is not None and not (self.index < len(items) and self.key_of(items[self.index]) == key):
             places = (place for place, item in enumerate(items) if self.key_of(item) == key)
             self.index = next(places, self.index)
         self.index = max(min(self.index, len(items) - 1), 0)

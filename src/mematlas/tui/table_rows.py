@@ -176,7 +176,7 @@ class TableRows:
         words[0] = words[0].replace("entrys", "entries") + " used"
         if below := int(columns.nr_tables[index]):
             words.append(f"{number_of(below, 'table')} below")
-        words.append(f"{number_of(mapped >> self.mode.page_shift, 'page')} present, {format_size(mapped)}")
+        words.append(f"maps {format_size(mapped)}")
         if mapped:
             words.append(f"accessed {format_size(int(columns.accessed[index]))}")
             words.append(f"dirty {format_size(int(columns.dirty[index]))}")

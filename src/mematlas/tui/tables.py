@@ -177,12 +177,12 @@ class TablesPage(Page):
         why = self.viewing.why_not(TABLES)
         ago = self._clock() - self._found_at
         text = "just now" if ago < 1 else f"{format_seconds(ago)} ago"
-        took = f"{found.reading.origin.reader}, in {format_seconds(found.reading.duration_s)}"
+        took = f"read with {found.reading.origin.reader} in {format_seconds(found.reading.duration_s)}"
         if why:
             return f"{took}, {text}; no more: {why}"
         if self.viewing.at is not None or self.viewing.is_frozen:
             return f"{took}, {text}: earlier ones are not kept"
-        return f"{took}, {text}, every {format_seconds(self.pause)}"
+        return f"{took}, {text}, again every {format_seconds(self.pause)}"
 
     def _why_nothing(self) -> str:
         """Return why there are no tables to be seen, and what to type."""

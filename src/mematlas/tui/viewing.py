@@ -48,6 +48,8 @@ class Viewing:
         self.is_frozen = False
         self.place = ""
         """Of what: the machine's name, or that of a recording."""
+        self.captured = ""
+        """The capture that is looked at, as it was named; empty for what goes on."""
         self.palette = PALETTES[0]
         self.address: int | None = None
         """Where the cursor is in the address space, on the map and in the list of VMAs alike."""
@@ -176,6 +178,8 @@ class Viewing:
     @property
     def target(self) -> str:
         """What names the process on a command line: its PID, or a moment of the recording."""
+        if self.captured:
+            return self.captured
         if self.is_live:
             return str(self.focus[0]) if self.focus else "TARGET"
         at = self.now(self.closely)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 
+from mematlas.views.picture import SHARED_ANON
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +32,7 @@ class VmaNames:
     def _name(self, index: int) -> str:
         assert self.vmas
         vma = self.vmas[index].vma
-        return vma.path or vma.kind
+        return "shared anon" if vma.path == SHARED_ANON else vma.path or vma.kind
 
     def spans_with(self, text: str) -> tuple[list[int], list[int]]:
         """Return the first addresses, and the ends, of VMAs whose name has a text."""

@@ -144,6 +144,7 @@ class VmasPage(Page):
         by = (found, heading.sort, heading.is_up, self.by, self.within, self._wanted, is_compared)
         if not (len(self._ordered_by) == len(by) and found is self._ordered_by[0] and by[1:] == self._ordered_by[1:]):
             self._ordered_by = by
+            is_sorted_anew = self.list.is_sorted_anew
             if self.by and self.within is None:
                 self.list.put(found.groups(self.by, heading.sort, heading.is_up, self._wanted))
                 self._most = max((line.held for line in self.list.items), default=0)
@@ -151,6 +152,8 @@ class VmasPage(Page):
                 self.list.put(found.keys(heading.sort, heading.is_up, self._wanted, self.within, is_compared))
                 self._most = found.most()
             self._address = None
+            if is_sorted_anew:
+                self._point()
         address = self.viewing.address
         if address != self._address:
             self._address = address
@@ -293,7 +296,8 @@ class VmasPage(Page):
         elif key == "g":
             self.by, self.within = GROUPS[(GROUPS.index(self.by) + 1) % len(GROUPS)], None
         else:
-            return bool(self.heading.columns) and self.heading.press(key)
+            self.list.is_sorted_anew = bool(self.heading.columns) and self.heading.press(key)
+            return self.list.is_sorted_anew
         return True
 
     def _point(self) -> None:
@@ -340,7 +344,7 @@ class VmasPage(Page):
     def click(self, x: int, y: int, is_double: bool) -> None:
         """Go to a line, or sort by a heading."""
         if y == self._list_top - 1:
-            self.heading.click(x - 1)
+            self.list.is_sorted_anew = self.heading.click(x - 1)
         elif self.list.at_row(y - self._list_top):
             self._point()
             if is_double:

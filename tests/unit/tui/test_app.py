@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
 
 from mematlas.errors import NotSupported, PermissionDenied
 from mematlas.tui.app import Top
-from mematlas.tui.frame import Status, foot_row
+from mematlas.tui.frame import Status, foot_row, machine_row
 from mematlas.tui.help import HelpPage
 from mematlas.tui.help_texts import KEYS, MEANINGS
 from mematlas.tui.viewing import Viewing
@@ -97,9 +98,9 @@ def top_timeline() -> Any:
 def test_a_snapshot_is_compared_with_until_that_is_enough() -> None:
     assert "nothing to compare with" in press(top_of(LOOKS), "d")[-1]
     app = top_of(LOOKS)
-    assert "against" in press(app, "s")[1]
+    assert " vs " in press(app, "s")[1]
     assert app.viewing.compared is not None
-    assert "against" not in press(top_of(LOOKS), "s", "d")[1]
+    assert " vs " not in press(top_of(LOOKS), "s", "d")[1]
 
 
 def test_the_command_line_for_what_is_seen_is_copied() -> None:
@@ -221,6 +222,80 @@ def test_what_lies_over_a_page_shows_its_own_keys_alone() -> None:
     lines = press(app, "?", size=(80, 24))
     assert lines[-1] == " ↑ ↓ scroll  Esc back"
     assert "q quit" not in press(top_of(LOOKS, 11), "a")[-1]
+
+
+def test_who_goes_back_in_time_is_told_where_that_is_and_how_to_return() -> None:
+    app = top_of(LOOKS, 11)
+
+    async def play(pilot: Any) -> None:
+        await seen_on(app, pilot, lambda: app.viewing.reach[1] - app.viewing.reach[0] > 1.5)
+        await pilot.press("[")
+        await pilot.pause()
+        lines = shown(app)
+        assert re.search(r"\d\.\d of \d\.\d s$", lines[1])
+        assert "z twice the newest" in lines[-1]
+        await pilot.press("z", "z")
+        await pilot.pause()
+        assert shown(app)[1].endswith("live")
+
+    played(app, play)
+
+
+def test_a_recording_that_goes_on_is_said_in_whatever_moment_is_seen() -> None:
+    app = top_of(LOOKS, 11)
+    app._recorder = FakeRecorder()
+    lines = press(app, "r", "z")
+    assert "recording, frozen at" in lines[1]
+
+
+def test_where_a_recording_is_and_how_to_open_it_has_room_on_a_narrow_screen() -> None:
+    app = top_of(LOOKS, 11)
+    name = "28578-20261130-185005.mematlas"
+    app._recorder = FakeRecorder(f"{name}: 104 KiB; next: mematlas report {name}")
+    line = press(app, "z", size=(80, 24))[-1]
+    assert line.split() == ["recorded", f"{name}:", "104", "KiB;", "mematlas", "top", "opens", "it"]
+
+
+@pytest.mark.parametrize("width", [70, 80, 100, 120])
+@pytest.mark.parametrize("place", ["oak", "oak · 6.18.44-a-long-release", "28578-20261130-185005.mematlas"])
+def test_what_is_free_and_with_which_rights_is_never_cut(width: int, place: str) -> None:
+    counters = {"MemTotal": 24 << 30, "MemFree": 20 << 30, "AnonPages": 1 << 30}
+    status = Status(place, counters, "root, apart, no act", "", "live", "")
+    row = "".join(text for text, _ in machine_row(status, width))
+    assert len(row) == width
+    assert "free 20 GiB" in row
+    assert row.endswith(" root, apart, no act ")
+    assert place[:3] in row
+
+
+class FakeRecorder:
+    """Records nothing, and says what it is given."""
+
+    def __init__(self, text: str = "") -> None:
+        self.is_recording = False
+        self.text = text
+
+    def begin(self, pid: int) -> None:
+        self.is_recording = True
+
+    def end(self) -> None:
+        self.is_recording = False
+
+    def heard(self) -> str:
+        text, self.text = self.text, ""
+        return text
+
+
+def test_keys_of_all_pages_stand_behind_the_own_ones_where_there_is_room() -> None:
+    page = top_of(LOOKS).pages[0]
+
+    def keys(cost: str, width: int) -> str:
+        status = Status("oak", {}, "uid 0", cost, "live", "")
+        return "".join(text for text, _ in foot_row(page, status, width)).strip()
+
+    assert keys("0.5 s", 200).endswith("s snapshot  [ ] time  r record  a act  ? help  q quit")
+    assert keys("", 200).endswith("s snapshot  [ ] time  ? help  q quit")
+    assert "snapshot" not in keys("0.5 s", 80)
 
 
 def test_help_explains_every_key_and_more_of_each_page() -> None:

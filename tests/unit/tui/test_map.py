@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 
 from histories import NOTHING, seen, write
+from mematlas.analysis.frame_owners import NO_DETAIL, FrameMapper, FrameOwners, OwnedFrames
 from mematlas.analysis.page_cells import Segments, space_of
-from mematlas.analysis.results import VmaUsage
+from mematlas.analysis.pagetables.results import WalkedAddress
+from mematlas.analysis.results import Reading, VmaUsage
 from mematlas.analysis.translation import Translation
 from mematlas.errors import NotSupported
 from mematlas.frozen import replace
 from mematlas.kernel.maps import Vma
 from mematlas.kernel.nodes import NodeMap
+from mematlas.model.pagetables.walk import WalkStep
 from mematlas.timeline.encoding import Encoder
 from mematlas.timeline.recorded_timeline import RecordedTimeline
 from mematlas.timeline.recording import Recording
@@ -344,6 +347,50 @@ def test_a_detail_says_what_is_hidden() -> None:
     rows = text_of(list(detail_rows(Detail(where, None, None, ()), moment, 39)))
 
     assert [row.split() for row in rows] == [["frame", "hidden:", "needs", "CAP_SYS_ADMIN"]]
+
+
+def test_who_has_a_page_without_a_frame_cannot_be_told_and_why() -> None:
+    page = page_of(look(pages()))
+    page.draw(120, 30)
+    page.viewing.ask_aside = lambda *_: False
+    said = []
+    where = Translation(
+        HEAP * PAGE, page.moment().vmas.items[0].vma, "swapped", None, None, None, None, None, (), hidden=False
+    )
+    for detail in (None, Detail(where, None, None, ()), Detail(replace(where, hidden=True), None, None, ())):
+        page.viewing.answers["detail"] = detail
+        page.press("o")
+        said.append(page.viewing.said)
+    page.viewing.at = 0.0
+    page.press("o")
+    said.append(page.viewing.said)
+    for text, word in zip(said, ("looked up first", "nobody has it", "CAP_SYS_ADMIN", "not recorded"), strict=True):
+        assert word in text
+        assert len(text) < 80
+
+
+def test_who_has_a_page_is_seen_on_a_narrow_screen_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("mematlas.tui.map.time.monotonic", lambda: clock[0])
+    page = page_of(look(pages()))
+    viewing = page.viewing
+    viewing.ask, viewing.ask_aside = lambda *_: None, lambda *_: True
+    page.press("i")
+    page.draw(80, 21)
+    clock[0] += 5
+    page.draw(80, 21)
+    vma = page.moment().vmas.items[0].vma
+    place = Translation(viewing.address or 0, vma, "present", 4660, None, None, None, None, (), hidden=False)
+    steps = [WalkStep(level, 7, 0, 0x67, "table", 0, (), PAGE) for level in ("pgd", "p4d", "pud", "pmd", "pte")]
+    viewing.answers["detail"] = Detail(place, WalkedAddress(place.address, tuple(steps), None, None, ""), None, ())
+    page.press("o")
+    assert any("looking through all processes" in row for row in drawn(page, 80, 21))
+    mappers = [FrameMapper(pid, name, 7, vma) for pid, name in ((5000, "shop"), (5004, "till"))]
+    items = [OwnedFrames(4660, 1, "file", ("lru",), 2, 0, None, 0, one, vma.start, NO_DETAIL) for one in mappers]
+    viewing.answers["owners"] = FrameOwners(tuple(items), PAGE, 0, {}, Reading("pagemap", 0.25, torn=False, notes=()))
+    rows = drawn(page, 80, 21)
+    assert any("5000 shop" in row for row in rows)
+    assert any("5004 till" in row for row in rows)
 
 
 def test_a_palette_that_is_not_known_says_why_and_shows_states() -> None:

@@ -255,3 +255,14 @@ def test_marks_in_time_are_whole_and_in_one_unit() -> None:
     axis.place(100, 0.0, 50.0, None)
     assert axis.ticks(0, 0.0)[:3] == [(0, "0 s"), (20, "20 s"), (40, "40 s")]
     assert axis.ticks(0, 5.0)[0] == (15, "20 s")
+
+
+def test_amounts_that_there_is_no_room_for_are_left_out_whole() -> None:
+    page = page_of()
+    page.press("c")
+    rows = {width: "".join(text for text, _ in page.draw(width, 21)[1]).split() for width in range(80, 121)}
+    for row in rows.values():
+        assert row[-1] in ("0", "KiB")
+        assert not any("~" in word for word in row)
+    assert "PSS" not in rows[80]
+    assert "PSS" in rows[120]

@@ -142,6 +142,19 @@ def test_keys_and_clicks_choose_the_column_that_is_sorted_by() -> None:
     assert drawn(page)[0].split()[0] == "▾PID"
 
 
+def test_who_sorts_sees_the_first_ones() -> None:
+    page = page_of(FAMILY)
+    drawn(page)
+    page.press("end")
+    page.press("I")
+    drawn(page)
+    assert page.list.index == 0
+    page.press("end")
+    page.click(0, 0, is_double=False)
+    drawn(page)
+    assert page.list.index == 0
+
+
 def test_the_column_that_is_sorted_by_stays_on_a_narrow_screen() -> None:
     page = page_of(FAMILY)
     page.heading.sort = "swap"
@@ -329,10 +342,14 @@ def test_enter_opens_a_group_and_then_leads_to_a_map() -> None:
     for _ in range(4):
         page.press("g")
     drawn(page)
+    assert page.keys[0] == ("Enter", "open")
     page.press("enter")
+    drawn(page)
+    assert page.keys[0] == ("Enter", "close")
     assert [line.pid for _ in [pids(page)] for line in page.list.items if not line.is_group] == [13, 14, 10, 12]
     assert page.viewing.leads_to == ""
     page.press("down")
+    assert page.keys[0] == ("Enter", "map")
     page.press("enter")
     assert (page.viewing.focus, page.viewing.leads_to) == ((13, 77), "Map")
 

@@ -9,6 +9,7 @@ import pytest
 from mematlas.analysis.cached import CachedFile, CachedGroup, CacheResult
 from mematlas.analysis.frames import MEMINFO, STRUCTS, USES, FrameGroup, FramesResult, FrameUse
 from mematlas.analysis.results import Reading
+from mematlas.frozen import replace
 from mematlas.notes import Note
 from mematlas.timeline.timeline import LiveTimeline
 from mematlas.timeline.watch import Look, Watch
@@ -209,6 +210,32 @@ def test_without_rights_sums_of_meminfo_are_shown_and_why() -> None:
     text = "\n".join(lines_of(page))
     assert "these are the sums of meminfo" in text
     assert "No file of the page cache is to be seen" in text
+
+
+def test_on_a_narrow_screen_it_is_read_to_its_end_where_there_are_no_files() -> None:
+    counted = ram_of(100, by_meminfo=True)
+    why = Note(
+        "no-frames", "these are the sums of meminfo; what single frames are is not known: " + "/proc/kpageflags " * 3
+    )
+    reading = replace(counted.reading, notes=(why,))
+    page = page_of(Look((), (), COUNTERS, replace(counted, reading=reading), CacheResult((), cache_of().reading)))
+    text = " ".join(" ".join(lines_of(page, 80, 21)).split())
+    assert " ".join(why.text.split()) in text
+    assert "root sees all" in text
+
+
+def test_files_are_new_where_others_were_known_before() -> None:
+    first = page_of(machine(200))
+    assert not any("new" in line.split() for line in lines_of(first))
+    page = page_of(replace(machine(200), cache=cache_of(90)), replace(machine(220), cache=cache_of(90, 80)))
+    rows = [line for line in lines_of(page) if "/srv/file" in line]
+    assert ["new" in row.split() for row in rows] == [False, True]
+
+
+def test_a_capture_has_no_ram_and_says_so() -> None:
+    page = page_of(Look((), (), COUNTERS))
+    page.viewing.captured = "saved"
+    assert "not in a capture" in "\n".join(lines_of(page))
 
 
 def test_a_recording_without_ram_says_how_to_record_it() -> None:

@@ -35,6 +35,15 @@ def test_the_cursor_stays_on_its_item_when_the_order_is_another(numbers: RowList
     assert "7" in drawn(numbers)
 
 
+def test_the_cursor_goes_to_the_first_of_a_list_that_is_sorted_anew(numbers: RowList[int]) -> None:
+    numbers.go_to(70)
+    numbers.is_sorted_anew = True
+    numbers.put(range(99, -1, -1))
+    assert numbers.current == 99
+    numbers.put(range(100))
+    assert numbers.current == 99  # once, and then it stays on its item
+
+
 def test_the_cursor_stays_in_its_place_when_its_item_is_gone(numbers: RowList[int]) -> None:
     numbers.go_to(7)
     numbers.put([number for number in range(100) if number != 7])

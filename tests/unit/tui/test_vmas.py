@@ -148,9 +148,19 @@ def test_the_cursor_is_where_the_map_has_it() -> None:
     texts(page)
     page.viewing.address = 0x10000 + 3 * PAGE
     assert any("[heap]" in text for text in roles(page, "+row"))
-    page.press(">")
-    assert any("[heap]" in text for text in roles(page, "+row"))
+    texts(page)
     assert page.viewing.address == 0x10000 + 3 * PAGE
+
+
+def test_sorted_anew_the_cursor_is_on_the_first_and_the_map_goes_there() -> None:
+    page = page_of()
+    texts(page)
+    page.viewing.address = 0x10000 + 3 * PAGE
+    texts(page)
+    page.press("I")
+    texts(page)
+    assert page.list.index == 0
+    assert page.viewing.address == page.list.current != 0x10000 + 3 * PAGE
 
 
 def test_a_recording_shows_the_same(tmp_path: Path) -> None:
