@@ -270,8 +270,7 @@ class Top(App[int]):
             self.say(said)
         if viewing.said and time.monotonic() - self._said_at > SAID_SECONDS:
             viewing.said, self._said_at = "", 0.0
-        timelines = (viewing.closely, viewing.everybody, viewing.machine)
-        moment = next(filter(None, map(viewing.moment, timelines)), None)
+        moment = viewing.latest()
         at = viewing.clock
         when = "live" if viewing.is_live and viewing.at is None else f"{at:.1f} s"
         if self._recorder and self._recorder.is_recording:
