@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 
-from mematlas.errors import Error
+from mematlas.errors import Error, TargetNotFound
 from mematlas.timeline.timeline import LiveTimeline
 
 TYPE_CHECKING = False
@@ -53,6 +53,8 @@ class Looker:
         """Processor seconds that answers have taken: who asks is not to be shown less for it."""
         self._is_wanted = True
         self._is_stopped = False
+        self._has_ended = False
+        """Whether nobody is there any more to answer."""
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
@@ -79,14 +81,16 @@ class Looker:
     def ask(self, name: str, question: Question) -> None:
         """Have something answered between two looks; what is waiting under the same name is not any more."""
         with self._woken:
-            self._questions = deque(one for one in self._questions if one[0] != name)
-            self._questions.append((name, question))
-            self._woken.notify()
+            if not self._has_ended:
+                self._questions = deque(one for one in self._questions if one[0] != name)
+                self._questions.append((name, question))
+                self._woken.notify()
+                return
+        self._answer(name, self._why_no_answer)
 
     @property
-    def cost(self) -> float | None:
-        """The part of a processor that looking takes."""
-        return self.timeline.sampler.part if self.timeline else None
+    def _why_no_answer(self) -> Error:
+        return self.error or TargetNotFound("it has ended: nobody can be asked any more")
 
     def _run(self) -> None:
         try:
@@ -112,6 +116,15 @@ class Looker:
             self._tell(self)
         finally:
             self.is_over |= self.error is not None
+            self._end()
+
+    def _end(self) -> None:
+        """Answer nothing any more; who waits is to know."""
+        with self._woken:
+            self._has_ended = True
+            waiting = [name for name, _ in self._questions]
+        for name in waiting if not self._is_stopped else ():
+            self._answer(name, self._why_no_answer)
 
     def _rest(self, seconds: float) -> bool:
         """Wait for so long, and as long as nobody wants to know; return whether to stop."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mematlas.errors import NotSupported, ProcessGone
+from mematlas.errors import NotSupported, ProcessGone, TargetNotFound
 from mematlas.tui.looking import Looker, last_moment
 from screens import ScriptedWatch, look_of, shop
 from victim import wait_until
@@ -103,4 +103,25 @@ def test_what_looking_takes_is_the_thread_s_own(looker: Looker) -> None:
     busy = sum(range(3_000_000))  # of this thread, not of that
     assert busy
     assert looker.timeline.sampler.cost.cpu_s < 1
-    assert looker.cost is not None
+
+
+def test_once_all_has_ended_what_is_asked_is_answered_by_that(heard: Heard) -> None:
+    looker = Looker(lambda: ScriptedWatch(LOOKS, ends=True), 0.01, 1.0, heard.tell, heard.answers.__setitem__)
+    looker.start()
+    looker.join(5)
+    assert looker.is_over
+
+    looker.ask("it", last_moment)
+
+    assert isinstance(heard.answers["it"], TargetNotFound)
+
+
+def test_what_waits_is_answered_where_nothing_can_be_opened(heard: Heard) -> None:
+    def refused() -> Any:
+        raise ProcessGone(11)
+
+    looker = Looker(refused, 0.01, 1.0, heard.tell, heard.answers.__setitem__)
+    looker.ask("it", last_moment)
+    looker.start()
+    looker.join(5)
+    assert isinstance(heard.answers["it"], ProcessGone)
