@@ -345,8 +345,7 @@ class LiveTimeline:
         """Return when the last look was, and the numbers of the pages of a process that were accessed then, ascending.
 
         Raises:
-            TargetNotFound: no such process is watched.
-            NotSupported: its page tables are not followed.
+            TargetNotFound, PermissionDenied, NotSupported, FormatError, ProcessGone: as `Watch.accessed` does.
         """
         return self.times[-1], self.watch.accessed(pid)
 

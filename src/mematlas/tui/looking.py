@@ -21,6 +21,20 @@ if TYPE_CHECKING:
     """What is asked between two looks."""
 
 
+class Purse:
+    """Processor seconds that count against the budget: those who look share it, and what is drawn without a key."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._lock = threading.Lock()
+
+    def take(self, seconds: float) -> float:
+        """Count so many more; return all."""
+        with self._lock:
+            self._seconds += seconds
+            return self._seconds
+
+
 class Looker:
     """Looks again and again in a thread of its own; answers what is asked between two looks.
 
@@ -32,10 +46,13 @@ class Looker:
         open_watch: Callable[[], Watch],
         interval: float,
         budget: float,
+        purse: Purse,
         tell: Callable[[Looker], None],
         answer: Callable[[str, Any], None],
     ) -> None:
-        """``tell`` is called in that thread when there is a new moment, or no more; ``answer`` with what was asked."""
+        """``purse`` has what others have spent of the budget. ``tell`` is called in that thread when there is a new
+        moment, or no more; ``answer`` with what was asked.
+        """
         self.timeline: LiveTimeline | None = None
         """None until there is a first moment."""
         self.error: Error | None = None
@@ -44,7 +61,12 @@ class Looker:
         """Whether all that was watched has ended."""
         self._open_watch = open_watch
         self._interval = interval
+        self.pause = interval
+        """Seconds between its looks just now: more than the interval where these would cost too much."""
         self._budget = budget
+        self._purse = purse
+        self._spent = 0.0
+        """Processor seconds of its own, as far as the purse has them."""
         self._tell = tell
         self._answer = answer
         self._woken = threading.Condition()
@@ -100,7 +122,7 @@ class Looker:
                     self._interval,
                     budget=self._budget,
                     rest=self._rest,
-                    clock=lambda: watch.seconds() - self._answering,
+                    clock=lambda: self._spend(watch.seconds() - self._answering),
                 )
                 for _ in timeline:
                     self.timeline = timeline
@@ -118,6 +140,11 @@ class Looker:
             self.is_over |= self.error is not None
             self._end()
 
+    def _spend(self, seconds: float) -> float:
+        """Count what it has spent itself; return what all have. What is opened for the first look is for free."""
+        more, self._spent = seconds - self._spent, seconds
+        return self._purse.take(more if self.timeline else 0.0)
+
     def _end(self) -> None:
         """Answer nothing any more; who waits is to know."""
         with self._woken:
@@ -128,6 +155,7 @@ class Looker:
 
     def _rest(self, seconds: float) -> bool:
         """Wait for so long, and as long as nobody wants to know; return whether to stop."""
+        self.pause = max(self._interval, seconds)
         end = time.monotonic() + seconds
         while True:
             with self._woken:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mematlas.errors import NotSupported, ProcessGone, TargetNotFound
-from mematlas.tui.looking import Looker, last_moment
+from mematlas.tui.looking import Looker, Purse, last_moment
 from screens import ScriptedWatch, look_of, shop
 from victim import wait_until
 
@@ -35,7 +35,7 @@ def heard() -> Heard:
 
 @pytest.fixture
 def looker(heard: Heard) -> Iterator[Looker]:
-    made = Looker(lambda: ScriptedWatch(LOOKS), 0.01, 1.0, heard.tell, heard.answers.__setitem__)
+    made = Looker(lambda: ScriptedWatch(LOOKS), 0.01, 1.0, Purse(), heard.tell, heard.answers.__setitem__)
     made.start()
     wait_until(lambda: heard.nr_told >= 3, "three looks")
     yield made
@@ -75,7 +75,7 @@ def test_who_is_not_wanted_looks_no_more_but_answers(looker: Looker, heard: Hear
 
 
 def test_of_what_is_asked_under_one_name_the_last_counts(heard: Heard) -> None:
-    looker = Looker(lambda: ScriptedWatch(LOOKS), 0.01, 1.0, heard.tell, heard.answers.__setitem__)
+    looker = Looker(lambda: ScriptedWatch(LOOKS), 0.01, 1.0, Purse(), heard.tell, heard.answers.__setitem__)
     asked: list[int] = []
     for number in range(5):
         looker.ask("it", partial(lambda number, _: asked.append(number), number))
@@ -90,7 +90,7 @@ def test_why_nothing_can_be_opened_is_told(heard: Heard) -> None:
     def refused() -> Any:
         raise ProcessGone(11)
 
-    looker = Looker(refused, 0.01, 1.0, heard.tell, heard.answers.__setitem__)
+    looker = Looker(refused, 0.01, 1.0, Purse(), heard.tell, heard.answers.__setitem__)
     looker.start()
     wait_until(lambda: looker.is_over, "the end")
     assert isinstance(looker.error, ProcessGone)
@@ -106,7 +106,7 @@ def test_what_looking_takes_is_the_thread_s_own(looker: Looker) -> None:
 
 
 def test_once_all_has_ended_what_is_asked_is_answered_by_that(heard: Heard) -> None:
-    looker = Looker(lambda: ScriptedWatch(LOOKS, ends=True), 0.01, 1.0, heard.tell, heard.answers.__setitem__)
+    looker = Looker(lambda: ScriptedWatch(LOOKS, ends=True), 0.01, 1.0, Purse(), heard.tell, heard.answers.__setitem__)
     looker.start()
     looker.join(5)
     assert looker.is_over
@@ -120,7 +120,7 @@ def test_what_waits_is_answered_where_nothing_can_be_opened(heard: Heard) -> Non
     def refused() -> Any:
         raise ProcessGone(11)
 
-    looker = Looker(refused, 0.01, 1.0, heard.tell, heard.answers.__setitem__)
+    looker = Looker(refused, 0.01, 1.0, Purse(), heard.tell, heard.answers.__setitem__)
     looker.ask("it", last_moment)
     looker.start()
     looker.join(5)
