@@ -53,7 +53,7 @@ class FileRow:
 
     file: CachedFile
     change: int | None
-    """None where it was not among the largest before."""
+    """None where it was not among the largest before, or there is no before."""
 
     @property
     def name(self) -> str:
@@ -74,6 +74,8 @@ class RamPage(Page):
         self.heading = Heading(COLUMNS, "resident")
         self.view = BOTH
         self._wanted = ""
+        self._word_of_new = ""
+        """What is said of files that were not among the largest before; nothing where there is no before."""
         self._place: tuple[int, int] = (0, 0)
         """The column and the row of the list of files."""
 
@@ -175,7 +177,9 @@ class RamPage(Page):
     def _put_files(self, now: Look, before: Look | None) -> None:
         """Have the largest files in the list, as they are wanted."""
         files = now.cache.files if now.cache else ()
-        was = {(file.dev, file.inode): file.resident for file in before.cache.files} if before and before.cache else {}
+        cached = before.cache if before else None
+        self._word_of_new = "" if cached is None else "new"
+        was = {(file.dev, file.inode): file.resident for file in cached.files} if cached else {}
         wanted = self._wanted.casefold()
         rows = []
         for file in files:
@@ -220,7 +224,7 @@ class RamPage(Page):
     def _file_row(self, row: FileRow, width: int) -> Row:
         file = row.file
         dirty = None if file.dirty is None else file.dirty + (file.writeback or 0)
-        moved = "new" if row.change is None else format_change(row.change)
+        moved = self._word_of_new if row.change is None else format_change(row.change)
         made: Row = [
             (" " + cell(format_size(file.resident), 9, right=True), "cached"),
             (" " + cell(moved, 10, right=True), "text" if row.change else "muted"),
