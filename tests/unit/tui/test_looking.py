@@ -125,3 +125,30 @@ def test_what_waits_is_answered_where_nothing_can_be_opened(heard: Heard) -> Non
     looker.start()
     looker.join(5)
     assert isinstance(heard.answers["it"], ProcessGone)
+
+
+def test_what_others_spend_of_the_purse_makes_looks_rarer(heard: Heard) -> None:
+    purse = Purse()
+    looker = Looker(lambda: ScriptedWatch(LOOKS), 0.01, 0.5, purse, heard.tell, heard.answers.__setitem__)
+    looker.start()
+    wait_until(lambda: heard.nr_told >= 3, "three looks")
+    assert looker.pause < 5
+
+    purse.take(100.0)
+
+    wait_until(lambda: looker.pause > 100, "a pause that is paid for")
+    looker.stop()
+    looker.join(5)
+
+
+def test_the_purse_has_what_looks_have_spent_but_for_the_first(heard: Heard) -> None:
+    class Dear(ScriptedWatch):
+        def seconds(self) -> float:
+            return 100.0 + self.at
+
+    purse = Purse()
+    looker = Looker(lambda: Dear(LOOKS, ends=True), 0.0, 1.0, purse, heard.tell, heard.answers.__setitem__)
+    looker.start()
+    looker.join(5)
+    assert heard.nr_told >= len(LOOKS)
+    assert purse.take(0.0) == len(LOOKS) - 1

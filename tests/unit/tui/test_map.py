@@ -128,7 +128,8 @@ def test_the_legend_counts_all_pages_of_the_process() -> None:
 
 def test_the_legend_counts_what_nothing_is_known_of_apart() -> None:
     hidden = vma(STACK + 100, 2, "vvar", "[vvar]", nr_present=None)
-    (legend,) = [row for row in drawn(page_of(look(pages(), [*vmas(), hidden])), 200) if "own" in row and "absent" in row]
+    rows = drawn(page_of(look(pages(), [*vmas(), hidden])), 200)
+    (legend,) = [row for row in rows if "own" in row and "absent" in row]
 
     assert re.findall(r"(absent|unknown) ([\d,]+)", legend) == [("absent", str(300 + 40 + 33 - 141)), ("unknown", "2")]
 
