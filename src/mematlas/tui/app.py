@@ -208,13 +208,13 @@ class Top(App[int]):
         looker = self._lookers[name] = Looker(open_watch, interval, self._budget, self._purse, tell, answer)
         looker.start()
 
-    def ask(self, name: str, question: Any) -> None:
+    def ask(self, name: str, question: Any, is_each_time: bool = False) -> None:
         """Have something asked by the thread that looks closely: a function of its timeline."""
         looker = self._lookers.get("closely")
         if looker is None:
             self.viewing.answers[name] = NotSupported("this", "a live process")
             return
-        looker.ask(name, question)
+        looker.ask(name, question, is_each_time)
 
     def ask_aside(self, name: str, question: Any) -> bool:
         """Have something asked by a thread of its own, one thing at a time; return whether it is."""

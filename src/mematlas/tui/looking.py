@@ -70,9 +70,9 @@ class Looker:
         self._tell = tell
         self._answer = answer
         self._woken = threading.Condition()
-        self._questions: deque[tuple[str, Question]] = deque()
+        self._questions: deque[tuple[str, Question, bool]] = deque()
         self._answering = 0.0
-        """Processor seconds that answers have taken: who asks is not to be shown less for it."""
+        """Processor seconds that answers to keys have taken: who asks is not to be shown less for it."""
         self._is_wanted = True
         self._is_stopped = False
         self._has_ended = False
@@ -100,12 +100,15 @@ class Looker:
                 self._is_wanted = is_wanted
                 self._woken.notify()
 
-    def ask(self, name: str, question: Question) -> None:
-        """Have something answered between two looks; what is waiting under the same name is not any more."""
+    def ask(self, name: str, question: Question, is_each_time: bool = False) -> None:
+        """Have something answered between two looks; what is waiting under the same name is not any more.
+
+        What is asked after each look, and not by a key, counts against the budget as the look does.
+        """
         with self._woken:
             if not self._has_ended:
                 self._questions = deque(one for one in self._questions if one[0] != name)
-                self._questions.append((name, question))
+                self._questions.append((name, question, is_each_time))
                 self._woken.notify()
                 return
         self._answer(name, self._why_no_answer)
@@ -149,7 +152,7 @@ class Looker:
         """Answer nothing any more; who waits is to know."""
         with self._woken:
             self._has_ended = True
-            waiting = [name for name, _ in self._questions]
+            waiting = [name for name, _, _ in self._questions]
         for name in waiting if not self._is_stopped else ():
             self._answer(name, self._why_no_answer)
 
@@ -167,14 +170,15 @@ class Looker:
                         return False
                     self._woken.wait(left if self._is_wanted else None)
                     continue
-                name, question = self._questions.popleft()
+                name, question, is_each_time = self._questions.popleft()
             assert self.timeline
             before = self.timeline.watch.seconds()
             try:
                 found = question(self.timeline)
             except Error as error:
                 found = error
-            self._answering += self.timeline.watch.seconds() - before
+            if not is_each_time:
+                self._answering += self.timeline.watch.seconds() - before
             self._answer(name, found)
 
 

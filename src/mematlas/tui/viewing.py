@@ -57,8 +57,10 @@ class Viewing:
         """Why nothing may be done to the process; empty where it may."""
         self.said = ""
         """What there is to say just now."""
-        self.ask: Callable[[str, Any], None] | None = None
-        """Asks the thread that looks for something: by the name of what is wanted; the answer comes by `answers`."""
+        self.ask: Callable[..., None] | None = None
+        """Asks the thread that looks for something, as `mematlas.tui.looking.Looker.ask` does: by the name of what is
+        wanted; the answer comes by `answers`.
+        """
         self.ask_aside: Callable[[str, Any], bool] | None = None
         """The same of a thread that looks at nothing else, unless it is busy: what takes long, and nobody waits for."""
         self.find_nodes: Callable[[], NodeMap] | None = None

@@ -152,3 +152,26 @@ def test_the_purse_has_what_looks_have_spent_but_for_the_first(heard: Heard) -> 
     looker.join(5)
     assert heard.nr_told >= len(LOOKS)
     assert purse.take(0.0) == len(LOOKS) - 1
+
+
+@pytest.mark.parametrize("is_each_time", [False, True])
+def test_what_is_asked_after_each_look_counts_against_the_budget(heard: Heard, is_each_time: bool) -> None:
+    class Dear(ScriptedWatch):
+        spent = 0.0
+
+        def seconds(self) -> float:
+            return self.spent
+
+    watch, purse = Dear(LOOKS), Purse()
+    looker = Looker(lambda: watch, 0.01, 1.0, purse, heard.tell, heard.answers.__setitem__)
+    looker.start()
+    wait_until(lambda: heard.nr_told >= 3, "three looks")
+
+    looker.ask("it", lambda _: setattr(watch, "spent", 0.5), is_each_time)
+
+    wait_until(lambda: "it" in heard.answers, "an answer")
+    before = heard.nr_told
+    wait_until(lambda: heard.nr_told > before + 1, "two looks more")
+    assert purse.take(0.0) == (0.5 if is_each_time else 0.0)
+    looker.stop()
+    looker.join(5)

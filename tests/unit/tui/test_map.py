@@ -377,7 +377,7 @@ def test_accessed_is_shown_by_vma_where_that_is_known() -> None:
 def test_accessed_is_shown_of_single_pages_of_the_newest_look() -> None:
     page = page_of(look(pages()), look(pages()))
     asked: list[str] = []
-    page.viewing.ask = lambda name, question: asked.append(name)
+    page.viewing.ask = lambda name, question, is_each_time: asked.append(name)
     drawn(page)
     assert not asked
     page.viewing.palette = "accessed"
