@@ -95,10 +95,10 @@ def test_a_process_begins_with_its_map_and_every_page_is_there(top: Callable[...
     screen.press("z")
     screen.wait_for("live")
     screen.press("?")
-    screen.wait_for("Everywhere")
+    screen.wait_for("Keys everywhere")
     screen.press("Escape")  # with a key right behind it, it would be Alt and that
     screen.wait_for("2 Map .* live")
-    wait_until(lambda: "Everywhere" not in screen.screen(), "help is gone")
+    wait_until(lambda: "Keys everywhere" not in screen.screen(), "help is gone")
     screen.press("q")
     screen.wait_for("ended with 0")
 
