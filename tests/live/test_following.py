@@ -382,3 +382,22 @@ def test_of_many_huge_pages_amounts_are_of_smaps_and_pages_are_followed(
     assert {page: word & ~PM_MMAP_EXCLUSIVE for page, word in now.items()} == {
         page: word & ~PM_MMAP_EXCLUSIVE for page, word in then.items()
     }
+
+
+def test_accessed_pages_are_known_of_a_small_process_too_once_somebody_asks() -> None:
+    with Victim("anon") as victim, Watch([str(victim.pid)], ProcFS(), what=("pages",)) as watch:
+        (before,) = watch.look().seen
+        assert before.files
+        assert not isinstance(before.files.words["pagemap"], followed_file)
+
+        victim.touch("anon", 0, 1, 2)
+        accessed = watch.accessed(victim.pid)
+
+        first = victim["anon"].address // PAGE
+        assert {first, first + 1, first + 2} <= set(accessed.tolist())
+        (after,) = watch.look().seen
+        assert after.files
+        told = after.files.words["pagemap"]
+        assert isinstance(told, followed_file)
+        assert as_dict(told.whole()).keys() >= set(accessed.tolist())
+        assert np.array_equal(np.intersect1d(watch.accessed(victim.pid), accessed), accessed)

@@ -43,6 +43,7 @@ COUNTERS = {
     "AnonPages": amount("memory of processes"),
     "Mapped": amount("of files, mapped"),
     "Shmem": amount("shared memory, tmpfs"),
+    "Hugetlb": amount("pools of huge pages, used or not"),
     "Dirty": amount("to be written"),
     "Writeback": amount("being written"),
     "SReclaimable": amount("caches of the kernel"),

@@ -331,13 +331,14 @@ class CellCounts:
         return found
 
 
-def class_totals(by_byte: Places, nr_pages: int) -> dict[str, int]:
+def class_totals(by_byte: Places, nr_pages: int, nr_hidden: int) -> dict[str, int]:
     """Return how many pages of a process are of each class that occurs, given how many entries have which state byte,
-    and how many pages its VMAs have.
+    how many pages its VMAs have, and of how many of these without an entry nothing is known.
 
-    >>> class_totals(np.bincount([0x81, 0x80], minlength=256), 5)
-    {'own': 1, 'shared': 1, 'absent': 3}
+    >>> class_totals(np.bincount([0x81, 0x80], minlength=256), 5, 1)
+    {'own': 1, 'shared': 1, 'absent': 2, 'unknown': 1}
     """
     totals = np.bincount(CLASS_INDEX, by_byte, len(CLASSES)).astype(np.int64)
-    totals[ABSENT] += max(nr_pages - int(by_byte.sum()), 0)
+    totals[ABSENT] += max(nr_pages - int(by_byte.sum()) - nr_hidden, 0)
+    totals[UNKNOWN_CLASS] += nr_hidden
     return {name: number for name, number in zip(CLASSES, totals.tolist(), strict=True) if number}

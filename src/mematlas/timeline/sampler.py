@@ -25,6 +25,9 @@ else:
 
 BUDGET = 0.02
 """The part of one processor, and of the target's time, that looking may take."""
+SAVED = 15.0
+"""Seconds of which what was not spent may be spent later: after an hour at half of the budget looks could else take all
+of a processor for minutes."""
 LATE = 1.5
 """How much rarer than asked for looks may be before anybody hears of it."""
 
@@ -104,6 +107,10 @@ class Sampler(Generic[Found]):
         self._began = 0.0
         self._measured = 0.0
         """Up to which processor time of ours the cost is known."""
+        self._paid = 0.0
+        """The part of the cost that counts, as far as it is in ``_paid_until``."""
+        self._paid_until = 0.0
+        """Up to when, after the first look, the budget is spent."""
         self._is_over_budget = False
         """Whether a look was put off for what the others had cost."""
         self.is_stopped = False
@@ -156,12 +163,14 @@ class Sampler(Generic[Found]):
         # Opening what is read from takes a part of the first look, and all of it is new to who keeps what was found:
         # that is not held against the budget.
         costs = max(cost.cpu_s - first.cpu_s, cost.stall_s - first.stall_s)
-        earliest = costs / self.budget
-        if earliest <= even:
+        saved_since = elapsed - max(SAVED, self.interval)
+        self._paid_until = max(self._paid_until, saved_since) + (costs - self._paid) / self.budget
+        self._paid = costs
+        if self._paid_until <= even:
             return even
         self._is_over_budget = True
         # At an interval's end all the same, so that looks stay even.
-        return -(-earliest // self.interval) * self.interval
+        return -(-self._paid_until // self.interval) * self.interval
 
     @property
     def part(self) -> float | None:

@@ -86,13 +86,15 @@ if TYPE_CHECKING:
 
 KEEP = 600.0
 """Seconds that are held, where nobody says otherwise."""
-MOST_HELD = 2_000_000
+MOST_HELD = 1_000_000
 """Of all moments that are held: VMAs that have changed, of some 300 bytes each, and as much of anything else."""
+IN_LIST = 36
+"""VMAs whose places in a list take as much: a list with a single VMA that is another is another list."""
 PAGEMAP = "pagemap"
 WITH_PAGES, WITH_TABLES = "record --what pages", "record --what tables"
 MOST_TABLES = 1 << 20
 """Of the last level that are looked at: 4 TiB of memory in full tables, and 80 MB of columns."""
-OF_PROCESS = 7
+OF_PROCESS = 5
 """What a process takes at a moment, be it as it was, in such amounts."""
 
 
@@ -345,8 +347,7 @@ class LiveTimeline:
         """Return when the last look was, and the numbers of the pages of a process that were accessed then, ascending.
 
         Raises:
-            TargetNotFound: no such process is watched.
-            NotSupported: its page tables are not followed.
+            TargetNotFound, PermissionDenied, NotSupported, FormatError, ProcessGone: as `Watch.accessed` does.
         """
         return self.times[-1], self.watch.accessed(pid)
 
@@ -475,5 +476,7 @@ def with_shared(look: Look, before: Look | None) -> tuple[Look, int]:
             nr_new += sum(known.get(item.start) is not item for item in vmas)
             if sooner and sooner.vmas is not None and list(map(id, vmas)) == list(map(id, sooner.vmas)):
                 vmas = sooner.vmas
+            else:
+                nr_new += len(vmas) // IN_LIST
         seen.append(replace(one, vmas=vmas, files=None))
     return replace(look, seen=tuple(seen)), nr_new

@@ -325,11 +325,17 @@ class Watch:
     def accessed(self, pid: int) -> Words:
         """Return the numbers of the pages of a process that were accessed as of the last look, ascending.
 
+        From the first time on its page tables are followed, however few pages it has.
+
         Raises:
             TargetNotFound: none of that number is watched.
-            NotSupported: its page tables are not followed.
+            PermissionDenied, NotSupported, FormatError: its page tables cannot be followed.
+            ProcessGone: it has ended meanwhile.
         """
-        return self._one(pid).following.pages.accessed()
+        following = self._one(pid).following
+        if not following.is_begun:
+            following.look_at_pages()
+        return following.pages.accessed()
 
     def _one(self, pid: int) -> Watched:
         for (number, _), one in self._watched.items():

@@ -18,7 +18,7 @@ from mematlas.errors import Error, NotSupported
 from mematlas.tui.colours import Colours
 from mematlas.tui.frame import FOOT, HEAD, Status, foot_row, machine_row, tabs_row
 from mematlas.tui.help import HelpPage
-from mematlas.tui.looking import Looker, mistake_of
+from mematlas.tui.looking import Looker, Purse, mistake_of
 from mematlas.tui.stage import RowStage
 
 TYPE_CHECKING = False
@@ -104,7 +104,12 @@ class Top(App[int]):
         self._rights = rights
         self._cost_of_all = cost_of_all
         self._recorder = recorder
-        self._began = time.monotonic()
+        self._purse = Purse()
+        self._beat_at = self._began = time.monotonic()
+        self._drawn = 0.0
+        """Processor seconds of this thread up to then."""
+        self._is_used = False
+        """Whether a key was pressed since then."""
         self._lookers: dict[str, Looker] = {}
         self._focused: tuple[int, int] | None = None
         """Who is looked at closely just now."""
@@ -130,6 +135,7 @@ class Top(App[int]):
         if not self.is_headless:
             self._heed_signals()
         self.stage.focus()
+        self._beat_at, self._drawn = time.monotonic(), time.thread_time()
         self.set_interval(1.0, self.beat)
         self.watch_what_is_needed()
 
@@ -143,7 +149,17 @@ class Top(App[int]):
         """Draw what changes with time alone; end where the terminal is gone, and nobody has told us (SIGHUP)."""
         if not self.is_headless and is_hung_up():
             self.exit(0)
+        self._pay()
         self.draw()
+
+    def _pay(self) -> None:
+        """Have what was drawn by itself count against the budget: what keys have drawn is not to make looks fewer, and
+        half of it is left for these.
+        """
+        now, drawn = time.monotonic(), time.thread_time()
+        if not self._is_used:
+            self._purse.take(min(drawn - self._drawn, self._budget / 2 * (now - self._beat_at)))
+        self._beat_at, self._drawn, self._is_used = now, drawn, False
 
     def on_resize(self) -> None:
         """Draw for another size."""
@@ -189,16 +205,16 @@ class Top(App[int]):
                 self.viewing.answers[what] = found
                 self.post_message(self.News())
 
-        looker = self._lookers[name] = Looker(open_watch, interval, self._budget, tell, answer)
+        looker = self._lookers[name] = Looker(open_watch, interval, self._budget, self._purse, tell, answer)
         looker.start()
 
-    def ask(self, name: str, question: Any) -> None:
+    def ask(self, name: str, question: Any, is_each_time: bool = False) -> None:
         """Have something asked by the thread that looks closely: a function of its timeline."""
         looker = self._lookers.get("closely")
         if looker is None:
             self.viewing.answers[name] = NotSupported("this", "a live process")
             return
-        looker.ask(name, question)
+        looker.ask(name, question, is_each_time)
 
     def ask_aside(self, name: str, question: Any) -> bool:
         """Have something asked by a thread of its own, one thing at a time; return whether it is."""
@@ -271,8 +287,7 @@ class Top(App[int]):
             self.say(f"recorded {what}; mematlas top opens it" if is_whole else said)
         if viewing.said and time.monotonic() - self._said_at > SAID_SECONDS:
             viewing.said, self._said_at = "", 0.0
-        timelines = (viewing.closely, viewing.everybody, viewing.machine)
-        moment = next(filter(None, map(viewing.moment, timelines)), None)
+        moment = viewing.latest()
         at = viewing.clock
         when = f"{at:.1f} of {viewing.reach[1]:.1f} s"
         if viewing.is_live and viewing.at is None:
@@ -284,8 +299,14 @@ class Top(App[int]):
         if viewing.compared is not None:
             when += f" vs {viewing.compared:.1f} s"
         counters = moment.found.counters if moment else {}
-        cost = f"{self._interval:g} s · {100 * self.cost():.1f} % of a core" if viewing.is_live else ""
+        cost = f"{self.pause():g} s · {100 * self.cost():.1f} % of a core" if viewing.is_live else ""
         return Status(viewing.place, counters, self._rights, cost, when, viewing.said)
+
+    def pause(self) -> float:
+        """Return the seconds between two looks at what is shown, as they are just now."""
+        looker = self._lookers.get(self.page.needs.partition(" ")[0])
+        seconds = looker.pause if looker else self._interval
+        return round(seconds, 1 if seconds < 10 else None)
 
     def cost(self) -> float:
         """Return the part of a processor that all of this takes, of the last ten seconds."""
@@ -326,6 +347,7 @@ class Top(App[int]):
 
     def follow(self) -> None:
         """Go where a page leads to, have looked at what is needed there, and draw."""
+        self._is_used = True
         if self.viewing.leads_to:
             self.go_to(self.viewing.leads_to)
             self.viewing.leads_to = ""
@@ -481,6 +503,7 @@ class Top(App[int]):
         self._wheel(event.x, event.y, 1)
 
     def _wheel(self, x: int, y: int, step: int) -> None:
+        self._is_used = True
         (self.sheet or self.page).wheel(x, y - HEAD, step)
         self.draw()
 

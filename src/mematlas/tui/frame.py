@@ -43,6 +43,8 @@ def split(counters: Mapping[str, int]) -> list[tuple[str, int, str]]:
 
     >>> split({"MemTotal": 100, "MemFree": 40, "AnonPages": 20, "Shmem": 5, "Cached": 25, "Buffers": 1})
     [('processes', 25, 'own'), ('cache', 21, 'cached'), ('kernel', 14, 'zero'), ('free', 40, 'absent')]
+    >>> split({"MemTotal": 100, "MemFree": 40, "AnonPages": 20, "Hugetlb": 30})[:2]
+    [('processes', 20, 'own'), ('hugetlb', 30, 'shared')]
     """
     total, free = counters.get("MemTotal"), counters.get("MemFree")
     if not total or free is None:
@@ -50,9 +52,11 @@ def split(counters: Mapping[str, int]) -> list[tuple[str, int, str]]:
     shared = counters.get("Shmem", 0)
     processes = counters.get("AnonPages", 0) + shared
     cache = max(counters.get("Cached", 0) + counters.get("Buffers", 0) - shared, 0)
-    kernel = max(total - free - processes - cache, 0)
+    pools = counters.get("Hugetlb", 0)
+    kernel = max(total - free - processes - cache - pools, 0)
     return [
         ("processes", processes, "own"),
+        *([("hugetlb", pools, "shared")] if pools else []),
         ("cache", cache, "cached"),
         ("kernel", kernel, "zero"),
         ("free", free, "absent"),

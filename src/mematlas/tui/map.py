@@ -157,7 +157,7 @@ class MapPage(Page):
             return None
         if self._asked_for_use != moment.elapsed and moment.elapsed == moment.timeline.times[-1]:
             self._asked_for_use = moment.elapsed
-            viewing.ask(USE, accessed_of(moment.seen.pid))
+            viewing.ask(USE, accessed_of(moment.seen.pid), is_each_time=True)
         found: tuple[float, Words] | None = viewing.answer(USE)
         # While the answer about a new look is waited for, that about the one before.
         is_meant = found is not None and (viewing.at is None or found[0] == moment.elapsed)

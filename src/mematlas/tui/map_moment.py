@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from mematlas.analysis.page_cells import CellCounts, class_totals, space_of, state_bytes
+from mematlas.analysis.page_cells import CellCounts, class_totals, signed, space_of, state_bytes
 from mematlas.arrays import np
 from mematlas.errors import NotSupported, TargetNotFound
 from mematlas.kernel.nodes import UNREPORTED
@@ -114,12 +114,18 @@ class MapMoment:
             self._take_changes(before)
         else:
             self._by_byte = np.bincount(state_bytes(self.pages.words), minlength=256)
-        self.totals = class_totals(self._by_byte, self.space.nr_pages)
+        self.totals = class_totals(self._by_byte, self.space.nr_pages, self._nr_hidden())
         """Pages of each class that occurs."""
         self.accessed: Words | None = None
         """The numbers of the pages that were accessed, ascending; None where that is not known of single pages."""
         self._changed: tuple[float, Words | str] | None = None
         self._changed_at: tuple[Words, NDArray[np.float64]] | str | None = None
+
+    def _nr_hidden(self) -> int:
+        """Return how many pages without an entry are in VMAs of which nothing is known."""
+        firsts, ends = self.vmas.firsts[self.vmas.is_hidden], self.vmas.ends[self.vmas.is_hidden]
+        there = signed(self.pages.indexes)
+        return int((ends - firsts - np.searchsorted(there, ends) + np.searchsorted(there, firsts)).sum())
 
     def _take_changes(self, before: MapMoment) -> None:
         """Count what is other than at a moment before, of the same pages, rather than all."""

@@ -308,14 +308,14 @@ class ProcessesPage(Page):
         seen = [one for one in look.seen if self._passes(one)]
         unseen = look.unseen or {}
         pss, rss = (sum_known(getattr(one.usage.usage, name) for one in seen) for name in ("pss", "rss"))
-        is_whole = len(seen) == len(look.seen) and not any(unseen.values())
+        is_whole = look.unseen is not None and len(seen) == len(look.seen) and not any(unseen.values())
         is_whole &= all(one.usage.usage.pss is not None for one in seen)
         count = "1 process" if len(seen) == 1 else f"{len(seen):,} processes"
         if self._filter:
             count = f"{len(seen):,} of {len(look.seen):,} with {format_path(self._filter)!r}"
         parts: list[tuple[Row, int]] = [([(count, "text")], 0)]
         if pss is not None:
-            # A page that somebody maps who is not seen counts in part.
+            # A page that somebody maps who is not seen, or was not recorded, counts in part.
             words = "each page once" if is_whole else "PSS together"
             parts.append(([(f"{words} ", "muted"), (format_size(pss), "title")], 1))
         if rss is not None:

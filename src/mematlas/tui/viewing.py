@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from functools import cached_property
 from mmap import PAGESIZE
+from operator import itemgetter
 
 from mematlas.errors import Error, TargetNotFound
 
@@ -58,8 +59,10 @@ class Viewing:
         """Why nothing may be done to the process; empty where it may."""
         self.said = ""
         """What there is to say just now."""
-        self.ask: Callable[[str, Any], None] | None = None
-        """Asks the thread that looks for something: by the name of what is wanted; the answer comes by `answers`."""
+        self.ask: Callable[..., None] | None = None
+        """Asks the thread that looks for something, as `mematlas.tui.looking.Looker.ask` does: by the name of what is
+        wanted; the answer comes by `answers`.
+        """
         self.ask_aside: Callable[[str, Any], bool] | None = None
         """The same of a thread that looks at nothing else, unless it is busy: what takes long, and nobody waits for."""
         self.find_nodes: Callable[[], NodeMap] | None = None
@@ -86,7 +89,21 @@ class Viewing:
     def moment(self, timeline: Moments | None) -> Snapshot[Look] | None:
         """Return the moment of a timeline that is looked at; None where there is none yet."""
         at = self.now(timeline)
-        return None if timeline is None or at is None else timeline.at(at)
+        if timeline is None or at is None:
+            return None
+        try:
+            return timeline.at(at)
+        except TargetNotFound:
+            return timeline.at(timeline.times[0])  # the thread that looks has let go of it meanwhile
+
+    def latest(self) -> Snapshot[Look] | None:
+        """Return the moment that is looked at, of that timeline which has the latest one: others may rest."""
+        found = [
+            (moment.elapsed + self.shift(one), moment)
+            for one in (self.closely, self.everybody, self.machine)
+            if one is not None and (moment := self.moment(one)) is not None
+        ]
+        return max(found, key=itemgetter(0))[1] if found else None
 
     def moment_before(self, timeline: Moments | None) -> Snapshot[Look] | None:
         """Return what a moment of a timeline is compared with: the one chosen, else that before; None of the first."""

@@ -163,7 +163,7 @@ def test_the_cell_with_most_of_some_pages_is_found() -> None:
 def test_totals_are_those_of_all_vmas() -> None:
     by_byte = np.bincount(np.array([0x81, 0x81, 0x40]), minlength=256)
 
-    assert class_totals(by_byte, 10) == {"own": 2, "swapped": 1, "absent": 7}
+    assert class_totals(by_byte, 10, 3) == {"own": 2, "swapped": 1, "absent": 4, "unknown": 3}
 
 
 @pytest.mark.parametrize("seed", range(20))

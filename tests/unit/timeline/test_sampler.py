@@ -11,7 +11,7 @@ from mematlas.analysis.usage import Usage
 from mematlas.errors import ProcessGone
 from mematlas.kernel.procfs import Hold
 from mematlas.timeline import sampler
-from mematlas.timeline.sampler import Sampler
+from mematlas.timeline.sampler import SAVED, Sampler
 
 ROUNDING = 1e-6
 
@@ -78,6 +78,18 @@ def test_looks_that_cost_too_much_become_rarer_and_it_is_said(clock: Clock) -> N
     (note,) = made.notes()
     assert note.code == "slowed-down"
     assert "100 ms of a processor" in note.text
+
+
+def test_what_was_not_spent_for_long_is_not_spent_at_once(clock: Clock) -> None:
+    def look() -> UsageResult:
+        clock.cpu += 0.0001 if clock.now < 1000 + 3600 else 0.5
+        return usage()
+
+    made = Sampler(look, 1.0, 3660.0, budget=0.02, rest=clock.rest)
+    times = [snapshot.elapsed for snapshot in made]
+    dear = [at for at in times if at >= 3600]
+    assert len(times) - len(dear) == 3600
+    assert 60 * 0.02 <= len(dear) * 0.5 <= (60 + SAVED) * 0.02 + 2 * 0.5
 
 
 def test_looks_that_take_long_are_not_said_to_have_cost_too_much(clock: Clock) -> None:

@@ -152,6 +152,17 @@ def test_what_stays_the_same_is_held_once() -> None:
     assert [vmas[1] for vmas in held] == [vma_at(Random(number), 2) for number in range(5)]
 
 
+def test_lists_of_many_vmas_count_though_few_of_these_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_HELD", 4 * 360)
+    live = LiveTimeline(Scripted([]))
+    same = [vma_at(Random(1), where) for where in range(1, 361)]
+    for number in range(100):
+        vmas = [vma_at(Random(number), 0), *same]
+        live._hold(Snapshot(0.0, float(number), Look((seen(7, vmas),), (), {}), Cost(0.0, 0.0)))
+    of_a_look = module.OF_PROCESS + 1 + len(vmas) // module.IN_LIST
+    assert len(live.times) == 4 * 360 // of_a_look
+
+
 def test_details_are_of_the_last_moment_alone() -> None:
     with Watch([str(os.getpid())], ProcFS(), what=["vmas"]) as watch:
         live = LiveTimeline(watch, interval=0.05, duration=0.1, budget=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from typing import Any
 
 import pytest
@@ -328,3 +329,32 @@ def test_a_key_that_help_has_shown_is_pressed_right_there() -> None:
     app = top_of(LOOKS, 11)
     press(app, "?", "q")
     assert (app.sheet, app.page.name, app.return_value) == (None, "Map", None)
+
+
+def test_the_second_line_says_how_often_is_looked_at_what_is_shown() -> None:
+    app = top_of(LOOKS, 11)
+
+    async def play(pilot: Any) -> None:
+        await pilot.press("1")
+        await seen_on(app, pilot, lambda: app.viewing.everybody is not None)
+        assert app.status().cost.startswith("0.2 s · ")
+        app._lookers["everybody"].stop()  # it says no more how long it waits
+        app._lookers["everybody"].pause = 24.04
+        assert app.status().cost.startswith("24 s · ")
+
+    played(app, play)
+
+
+def test_what_is_drawn_counts_against_the_budget_unless_keys_have_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = top_of(LOOKS)
+    clock, drawn = iter((10.0, 20.0, 30.0)), iter((1.0, 3.0, 99.0))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "thread_time", lambda: next(drawn))
+    app._beat_at = 0.0
+    app._pay()
+    assert app._purse.take(0.0) == 1.0
+    app._is_used = True
+    app._pay()
+    assert app._purse.take(0.0) == 1.0
+    app._pay()
+    assert app._purse.take(0.0) == 1.0 + 10 * app._budget / 2  # at the most

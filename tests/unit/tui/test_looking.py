@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mematlas.errors import NotSupported, ProcessGone
-from mematlas.tui.looking import Looker, last_moment
+from mematlas.errors import NotSupported, ProcessGone, TargetNotFound
+from mematlas.tui.looking import Looker, Purse, last_moment
 from screens import ScriptedWatch, look_of, shop
 from victim import wait_until
 
@@ -35,7 +35,7 @@ def heard() -> Heard:
 
 @pytest.fixture
 def looker(heard: Heard) -> Iterator[Looker]:
-    made = Looker(lambda: ScriptedWatch(LOOKS), 0.01, 1.0, heard.tell, heard.answers.__setitem__)
+    made = Looker(lambda: ScriptedWatch(LOOKS), 0.01, 1.0, Purse(), heard.tell, heard.answers.__setitem__)
     made.start()
     wait_until(lambda: heard.nr_told >= 3, "three looks")
     yield made
@@ -75,7 +75,7 @@ def test_who_is_not_wanted_looks_no_more_but_answers(looker: Looker, heard: Hear
 
 
 def test_of_what_is_asked_under_one_name_the_last_counts(heard: Heard) -> None:
-    looker = Looker(lambda: ScriptedWatch(LOOKS), 0.01, 1.0, heard.tell, heard.answers.__setitem__)
+    looker = Looker(lambda: ScriptedWatch(LOOKS), 0.01, 1.0, Purse(), heard.tell, heard.answers.__setitem__)
     asked: list[int] = []
     for number in range(5):
         looker.ask("it", partial(lambda number, _: asked.append(number), number))
@@ -90,7 +90,7 @@ def test_why_nothing_can_be_opened_is_told(heard: Heard) -> None:
     def refused() -> Any:
         raise ProcessGone(11)
 
-    looker = Looker(refused, 0.01, 1.0, heard.tell, heard.answers.__setitem__)
+    looker = Looker(refused, 0.01, 1.0, Purse(), heard.tell, heard.answers.__setitem__)
     looker.start()
     wait_until(lambda: looker.is_over, "the end")
     assert isinstance(looker.error, ProcessGone)
@@ -103,4 +103,75 @@ def test_what_looking_takes_is_the_thread_s_own(looker: Looker) -> None:
     busy = sum(range(3_000_000))  # of this thread, not of that
     assert busy
     assert looker.timeline.sampler.cost.cpu_s < 1
-    assert looker.cost is not None
+
+
+def test_once_all_has_ended_what_is_asked_is_answered_by_that(heard: Heard) -> None:
+    looker = Looker(lambda: ScriptedWatch(LOOKS, ends=True), 0.01, 1.0, Purse(), heard.tell, heard.answers.__setitem__)
+    looker.start()
+    looker.join(5)
+    assert looker.is_over
+
+    looker.ask("it", last_moment)
+
+    assert isinstance(heard.answers["it"], TargetNotFound)
+
+
+def test_what_waits_is_answered_where_nothing_can_be_opened(heard: Heard) -> None:
+    def refused() -> Any:
+        raise ProcessGone(11)
+
+    looker = Looker(refused, 0.01, 1.0, Purse(), heard.tell, heard.answers.__setitem__)
+    looker.ask("it", last_moment)
+    looker.start()
+    looker.join(5)
+    assert isinstance(heard.answers["it"], ProcessGone)
+
+
+def test_what_others_spend_of_the_purse_makes_looks_rarer(heard: Heard) -> None:
+    purse = Purse()
+    looker = Looker(lambda: ScriptedWatch(LOOKS), 0.01, 0.5, purse, heard.tell, heard.answers.__setitem__)
+    looker.start()
+    wait_until(lambda: heard.nr_told >= 3, "three looks")
+    assert looker.pause < 5
+
+    purse.take(100.0)
+
+    wait_until(lambda: looker.pause > 100, "a pause that is paid for")
+    looker.stop()
+    looker.join(5)
+
+
+def test_the_purse_has_what_looks_have_spent_but_for_the_first(heard: Heard) -> None:
+    class Dear(ScriptedWatch):
+        def seconds(self) -> float:
+            return 100.0 + self.at
+
+    purse = Purse()
+    looker = Looker(lambda: Dear(LOOKS, ends=True), 0.0, 1.0, purse, heard.tell, heard.answers.__setitem__)
+    looker.start()
+    looker.join(5)
+    assert heard.nr_told >= len(LOOKS)
+    assert purse.take(0.0) == len(LOOKS) - 1
+
+
+@pytest.mark.parametrize("is_each_time", [False, True])
+def test_what_is_asked_after_each_look_counts_against_the_budget(heard: Heard, is_each_time: bool) -> None:
+    class Dear(ScriptedWatch):
+        spent = 0.0
+
+        def seconds(self) -> float:
+            return self.spent
+
+    watch, purse = Dear(LOOKS), Purse()
+    looker = Looker(lambda: watch, 0.01, 1.0, purse, heard.tell, heard.answers.__setitem__)
+    looker.start()
+    wait_until(lambda: heard.nr_told >= 3, "three looks")
+
+    looker.ask("it", lambda _: setattr(watch, "spent", 0.5), is_each_time)
+
+    wait_until(lambda: "it" in heard.answers, "an answer")
+    before = heard.nr_told
+    wait_until(lambda: heard.nr_told > before + 1, "two looks more")
+    assert purse.take(0.0) == (0.5 if is_each_time else 0.0)
+    looker.stop()
+    looker.join(5)

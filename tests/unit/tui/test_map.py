@@ -132,6 +132,14 @@ def test_the_legend_counts_all_pages_of_the_process() -> None:
     ]
 
 
+def test_the_legend_counts_what_nothing_is_known_of_apart() -> None:
+    hidden = vma(STACK + 100, 2, "vvar", "[vvar]", nr_present=None)
+    rows = drawn(page_of(look(pages(), [*vmas(), hidden])), 200)
+    (legend,) = [row for row in rows if "own" in row and "absent" in row]
+
+    assert re.findall(r"(absent|unknown) ([\d,]+)", legend) == [("absent", str(300 + 40 + 33 - 141)), ("unknown", "2")]
+
+
 @pytest.mark.parametrize("palette", PALETTES)
 def test_every_palette_fits_every_screen(palette: str) -> None:
     page = page_of(look(pages()), look(pages({HEAP + 200: OWN, HEAP + 7: HUGE})))
@@ -419,7 +427,7 @@ def test_accessed_is_shown_by_vma_where_that_is_known() -> None:
 def test_accessed_is_shown_of_single_pages_of_the_newest_look() -> None:
     page = page_of(look(pages()), look(pages()))
     asked: list[str] = []
-    page.viewing.ask = lambda name, question: asked.append(name)
+    page.viewing.ask = lambda name, question, is_each_time: asked.append(name)
     drawn(page)
     assert not asked
     page.viewing.palette = "accessed"

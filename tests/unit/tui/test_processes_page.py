@@ -189,8 +189,12 @@ def test_the_cursor_stays_on_its_process() -> None:
 
 
 def test_the_total_has_each_page_once_where_all_are_seen() -> None:
-    last = drawn(page_of(FAMILY))[-1]
+    last = drawn(page_of(FAMILY, unseen={"refused": 0, "unanswered": 0}))[-1]
     assert "5 processes · each page once 600 MiB · plain sum of RSS 1.17 GiB" in last
+
+
+def test_the_total_is_a_part_where_nobody_knows_who_else_there_was() -> None:
+    assert "5 processes · PSS together 600 MiB" in drawn(page_of(FAMILY))[-1]
 
 
 def test_the_total_is_a_part_where_some_are_hidden() -> None:
@@ -266,7 +270,7 @@ def test_against_a_snapshot_new_ones_and_ended_ones_are_marked() -> None:
     ended = next(line for line in page.list.items if line.is_ended)
     assert (ended.pid, ended.change) == (2, -2 * MIB)
     assert {role for _, role in page._row(ended)} == {"muted"}
-    assert "2 processes · each page once 13 MiB" in rows[-1]
+    assert "2 processes · PSS together 13 MiB" in rows[-1]
     page.viewing.compared = -5.0
     assert "the snapshot is no longer held" in drawn(page)[-1]
 

@@ -160,6 +160,12 @@ def test_files_are_sorted_filtered_and_found() -> None:
     assert not page.search("nowhere")
 
 
+def test_a_file_is_new_where_it_was_not_among_the_largest_before() -> None:
+    assert "new" not in "\n".join(lines_of(page_of(machine(files=(30,)))))
+    (line,) = [line for line in lines_of(page_of(machine(files=(30,)), machine(files=(30, 20)))) if " new " in line]
+    assert line.endswith("/srv/file1")
+
+
 def test_of_all_files_there_is_the_sum() -> None:
     assert "PAGE CACHE 65 MiB in 10 files, the largest 3" in "\n".join(lines_of(page_of(machine(files=(30, 20, 10)))))
 
