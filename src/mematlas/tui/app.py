@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         """What records a process when it is told to."""
 
         is_recording: bool
+        why_not: str
 
         def begin(self, pid: int) -> None:
             """Begin."""
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 
 SAID_SECONDS = 6.0
 """For which what was said stands."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 FAR = 10
 """How much farther than brackets braces move the moment."""
 BACK = ("escape", "backspace", "enter", "q", "f10", "?", "f1")
@@ -64,6 +65,8 @@ class Top(App[int]):
 
     ENABLE_COMMAND_PALETTE = False
     AUTO_FOCUS = None
+    ALLOW_SELECT = False
+    """Rows have no text to select; a press where a prompt has just been taken away would fall over that."""
     BINDINGS: ClassVar = [Binding("ctrl+c", "quit", show=False, priority=True)]
     CSS = """
     Screen { layout: vertical; overflow: hidden; }
@@ -266,7 +269,6 @@ class Top(App[int]):
         """Return what stands around the page."""
         viewing = self.viewing
         if self._recorder and (said := self._recorder.heard()):
-            self._recorder.is_recording = False
             self.say(said)
         if viewing.said and time.monotonic() - self._said_at > SAID_SECONDS:
             viewing.said, self._said_at = "", 0.0
@@ -397,6 +399,8 @@ class Top(App[int]):
         elif self._recorder.is_recording:
             self._recorder.end()
             self.say("the recording ends ...")
+        elif self._recorder.why_not:
+            self.say(self._recorder.why_not)
         elif viewing.focus is None:
             self.say("record whom? Choose a process, and Enter")
         else:

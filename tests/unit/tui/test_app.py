@@ -136,6 +136,34 @@ def test_what_may_not_be_done_says_why() -> None:
     assert "nothing to search for" in press(top_of(LOOKS), "n")[-1]
 
 
+class Recorder:
+    """Records nothing."""
+
+    def __init__(self) -> None:
+        self.is_recording, self.why_not, self.told = False, "", [0]
+
+    def begin(self, pid: int) -> None:
+        self.is_recording = True
+        self.told.append(pid)
+
+    def end(self) -> None:
+        self.is_recording, self.why_not = False, "not whole yet"
+
+    def heard(self) -> str:
+        return ""
+
+
+def test_nothing_is_recorded_while_what_was_before_is_made_whole() -> None:
+    app = top_of(LOOKS, 11)
+    app._recorder = recorder = Recorder()
+    assert "recording, " in press(app, "r")[1]
+    app = top_of(LOOKS, 11)
+    app._recorder = recorder
+    lines = press(app, "r", "r")
+    assert "not whole yet" in lines[-1]
+    assert recorder.told == [0, 11]
+
+
 def test_what_has_ended_stays_and_is_said() -> None:
     app = top_of(LOOKS, 11, ends=True)
 
