@@ -7,6 +7,7 @@ import select
 import signal
 import threading
 import time
+from contextlib import contextmanager, suppress
 
 from textual import events
 from textual.app import App
@@ -23,7 +24,7 @@ from mematlas.tui.stage import RowStage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any, ClassVar, Protocol
 
     from textual.app import ComposeResult
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
 SAID_SECONDS = 6.0
 """For which what was said stands."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+LEAST = 3
+"""Rows of a page, with less than which nothing stands around it."""
 FAR = 10
 """How much farther than brackets braces move the moment."""
 BACK = ("escape", "backspace", "enter", "q", "f10", "?", "f1")
@@ -247,20 +250,24 @@ class Top(App[int]):
             return
         self.stage.show(self.rows(width, height))
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether there is no room for more than the page."""
+        return self.stage.size.height < HEAD + FOOT + LEAST
+
     def rows(self, width: int, height: int) -> list[Row]:
         """Return all rows of the screen."""
         status = self.status()
         shown = self.sheet or self.page
         tabs, self._places = tabs_row(self.pages, self.page, status, width)
-        is_bare = height < HEAD + FOOT + 3
-        room = height if is_bare else height - HEAD - FOOT
+        room = height if self.is_bare else height - HEAD - FOOT
         try:
             rows = list(shown.draw(width, room))[:room]
         except Error as error:
             from mematlas.tui.drawing import sentence
 
             rows = sentence(str(error), width, room)
-        if is_bare:
+        if self.is_bare:
             return rows
         rows += [[] for _ in range(room - len(rows))]
         return [machine_row(status, width), tabs, *rows, foot_row(shown, status, width)]
@@ -273,7 +280,10 @@ class Top(App[int]):
         if viewing.said and time.monotonic() - self._said_at > SAID_SECONDS:
             viewing.said, self._said_at = "", 0.0
         timelines = (viewing.closely, viewing.everybody, viewing.machine)
-        moment = next(filter(None, map(viewing.moment, timelines)), None)
+        counters: Mapping[str, int] = {}
+        with suppress(Error):  # what is wrong with a recording is said by the page
+            moment = next(filter(None, map(viewing.moment, timelines)), None)
+            counters = moment.found.counters if moment else {}
         at = viewing.clock
         when = "live" if viewing.is_live and viewing.at is None else f"{at:.1f} s"
         if self._recorder and self._recorder.is_recording:
@@ -282,7 +292,6 @@ class Top(App[int]):
             when = f"frozen at {at:.1f} s"
         if viewing.compared is not None:
             when += f", against {viewing.compared:.1f} s"
-        counters = moment.found.counters if moment else {}
         cost = f"{self._interval:g} s · {100 * self.cost():.1f} % of a core" if viewing.is_live else ""
         return Status(viewing.place, counters, self._rights, cost, when, viewing.said)
 
@@ -313,15 +322,24 @@ class Top(App[int]):
         key = "space" if key == " " else key
         event.stop()
         event.prevent_default()
-        if self.sheet:
-            if not self.sheet.press(key):
-                self.sheet = None
-                if key not in BACK:
-                    self.press_on_page(key)
-        else:
-            self.press_on_page(key)
+        with self.saying_why_not():
+            if self.sheet:
+                if not self.sheet.press(key):
+                    self.sheet = None
+                    if key not in BACK:
+                        self.press_on_page(key)
+            else:
+                self.press_on_page(key)
         if self.is_running:
             self.follow()
+
+    @contextmanager
+    def saying_why_not(self) -> Iterator[None]:
+        """Say why something cannot be done: what a key asks for may be what is wrong with a recording."""
+        try:
+            yield
+        except Error as error:
+            self.say(str(error))
 
     def follow(self) -> None:
         """Go where a page leads to, have looked at what is needed there, and draw."""
@@ -444,11 +462,12 @@ class Top(App[int]):
         """Search, or filter."""
         what, text = self._prompted, event.value
         self.end_prompt()
-        if what == "filter":
-            self.page.filter(text)
-        elif text:
-            self._searched = text
-            self.search(1)
+        with self.saying_why_not():
+            if what == "filter":
+                self.page.filter(text)
+            elif text:
+                self._searched = text
+                self.search(1)
 
     def search(self, step: int) -> None:
         """Go to the next place that has what is searched for."""
@@ -459,15 +478,17 @@ class Top(App[int]):
 
     def on_click(self, event: events.Click) -> None:
         """Do what a click means: on a screen's name, or on the page."""
-        if event.y == HEAD - 1:
-            for page, (first, end) in zip(self.pages, self._places, strict=True):
-                if first <= event.x < end:
-                    self.turn_to(page)
-                    self.sheet = None
-        elif self.sheet:
-            self.sheet.click(event.x, event.y - HEAD, event.chain > 1)
-        elif HEAD <= event.y < self.stage.size.height - FOOT:
-            self.page.click(event.x, event.y - HEAD, event.chain > 1)
+        head, foot = (0, 0) if self.is_bare else (HEAD, FOOT)
+        with self.saying_why_not():
+            if event.y == head - 1:
+                for page, (first, end) in zip(self.pages, self._places, strict=True):
+                    if first <= event.x < end:
+                        self.turn_to(page)
+                        self.sheet = None
+            elif self.sheet:
+                self.sheet.click(event.x, event.y - head, event.chain > 1)
+            elif head <= event.y < self.stage.size.height - foot:
+                self.page.click(event.x, event.y - head, event.chain > 1)
         self.follow()
 
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
@@ -479,7 +500,8 @@ class Top(App[int]):
         self._wheel(event.x, event.y, 1)
 
     def _wheel(self, x: int, y: int, step: int) -> None:
-        (self.sheet or self.page).wheel(x, y - HEAD, step)
+        with self.saying_why_not():
+            (self.sheet or self.page).wheel(x, y - (0 if self.is_bare else HEAD), step)
         self.draw()
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from unittest.mock import PropertyMock, patch
 
 import pytest
+from textual.events import Key, MouseDown, MouseScrollDown, MouseUp
 
-from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.errors import FormatError, NotSupported, PermissionDenied
+from mematlas.timeline.timeline import LiveTimeline
 from mematlas.tui.app import Top
 from mematlas.tui.frame import Status, foot_row
 from mematlas.tui.help import HelpPage
 from mematlas.tui.help_texts import KEYS, MEANINGS
 from mematlas.tui.viewing import Viewing
+from recorded_screens import press as press_keys
+from recorded_screens import settle, type_in
 from screens import SIZES, look_of, played, seen_on, shop, shown, text_of, top_of
 
 STATUS = Status("oak", {}, "uid 0", "", "live", "")
@@ -281,3 +286,69 @@ def test_a_key_that_help_has_shown_is_pressed_right_there() -> None:
     app = top_of(LOOKS, 11)
     press(app, "?", "q")
     assert (app.sheet, app.page.name, app.return_value) == (None, "Map", None)
+
+
+def damaged(*_: Any) -> Any:
+    raise FormatError("x.mematlas", expected="a VMA")
+
+
+def test_what_is_wrong_at_a_moment_is_said_and_the_screen_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = top_of(LOOKS, 11)
+
+    async def play(pilot: Any) -> None:
+        for name in ("at", "between", "counters", "vmas", "pages", "series", "amounts"):
+            monkeypatch.setattr(LiveTimeline, name, damaged)
+        for number in "123456":
+            for key in (number, "down", "enter", "right", "+", "g", "s", "[", "]", "escape"):
+                await press_keys(app, key)
+        app.post_message(MouseDown(None, 5, 5, 0, 0, 1, False, False, False, 5, 5))
+        app.post_message(MouseUp(None, 5, 5, 0, 0, 1, False, False, False, 5, 5))
+        app.post_message(MouseScrollDown(None, 5, 5, 0, 0, 0, False, False, False, 5, 5))
+        await type_in(app, "/", "shop")
+        await press_keys(app, "2")
+        assert any("expected a VMA" in line for line in shown(app))
+        assert app.is_running
+
+    played(app, play)
+
+
+def test_a_moment_that_is_let_go_of_while_it_is_asked_for_is_the_first_that_is_left() -> None:
+    timeline = top_timeline()
+    viewing = Viewing()
+    viewing.everybody = timeline
+    viewing.at = 0.0
+    times = timeline.times
+    while len(timeline._moments) > 1:
+        timeline._moments.popleft()
+    with patch.object(type(timeline), "times", PropertyMock(side_effect=[times, timeline.times])):
+        moment = viewing.moment(timeline)
+    assert moment
+    assert moment.elapsed == times[-1]
+
+
+def test_a_click_is_where_the_page_is_when_nothing_stands_around_it() -> None:
+    app = top_of(LOOKS)
+    clicked: list[tuple[int, int]] = []
+
+    async def play(pilot: Any) -> None:
+        app.page.click = lambda x, y, is_double: clicked.append((x, y))  # type: ignore[method-assign]
+        for y in (0, 1, 4):
+            await pilot.click(offset=(20, y))
+        assert app.page is app.pages[0]
+
+    played(app, play, (40, 5))
+    assert clicked == [(20, 0), (20, 1), (20, 4)]
+
+
+def test_a_press_where_a_prompt_was_just_now_is_a_press() -> None:
+    app = top_of(LOOKS)
+
+    async def play(pilot: Any) -> None:
+        await press_keys(app, "/")
+        app.post_message(Key("escape", None))
+        for kind in (MouseDown, MouseUp) * 3:
+            app.post_message(kind(None, 3, 39, 0, 0, 1, False, False, False, 3, 39))
+        await settle(app)
+        assert app.is_running
+
+    played(app, play)
