@@ -314,7 +314,7 @@ class Top(App[int]):
     def on_key(self, event: events.Key) -> None:
         """Do what a key means."""
         if self._prompted is not None:
-            if event.key == "escape":
+            if event.key == "escape" or self.focused is None:
                 self.end_prompt()
                 event.stop()
             return
@@ -447,6 +447,7 @@ class Top(App[int]):
     def prompt(self, what: str) -> None:
         """Ask for a text to search for, or to filter by."""
         self._prompted = what
+        self.stage.can_focus = False  # Tab would lead there, and what is typed nowhere
         field = Input(placeholder=f"{what}: Enter, or Esc", id="prompt")
         self.mount(field)
         field.focus()
@@ -455,6 +456,7 @@ class Top(App[int]):
         """Take the prompt away."""
         self._prompted = None
         self.query("#prompt").remove()
+        self.stage.can_focus = True
         self.stage.focus()
         self.call_after_refresh(self.draw)
 
@@ -478,6 +480,8 @@ class Top(App[int]):
 
     def on_click(self, event: events.Click) -> None:
         """Do what a click means: on a screen's name, or on the page."""
+        if self._prompted is not None:
+            self.end_prompt()
         head, foot = (0, 0) if self.is_bare else (HEAD, FOOT)
         with self.saying_why_not():
             if event.y == head - 1:

@@ -7,7 +7,7 @@ from typing import Any
 from unittest.mock import PropertyMock, patch
 
 import pytest
-from textual.events import Key, MouseDown, MouseScrollDown, MouseUp
+from textual.events import MouseDown, MouseScrollDown, MouseUp
 
 from mematlas.errors import FormatError, NotSupported, PermissionDenied
 from mematlas.timeline.timeline import LiveTimeline
@@ -340,15 +340,32 @@ def test_a_click_is_where_the_page_is_when_nothing_stands_around_it() -> None:
     assert clicked == [(20, 0), (20, 1), (20, 4)]
 
 
-def test_a_press_where_a_prompt_was_just_now_is_a_press() -> None:
+def test_a_press_begins_no_selection() -> None:
+    # Textual looks up what is selected, and falls over a prompt that has just been taken away.
     app = top_of(LOOKS)
 
     async def play(pilot: Any) -> None:
         await press_keys(app, "/")
-        app.post_message(Key("escape", None))
-        for kind in (MouseDown, MouseUp) * 3:
-            app.post_message(kind(None, 3, 39, 0, 0, 1, False, False, False, 3, 39))
-        await settle(app)
-        assert app.is_running
+        for y in (5, 39):
+            app.post_message(MouseDown(None, 3, y, 0, 0, 1, False, False, False, 3, y))
+            await settle(app)
+            assert getattr(app.screen, "_select_state", None) is None
+
+    played(app, play)
+
+
+def test_a_prompt_has_what_is_typed_until_a_click_takes_it_away() -> None:
+    app = top_of(LOOKS)
+
+    async def play(pilot: Any) -> None:
+        await pilot.press("/", "tab", "z", "shift+tab", "z", "enter")
+        await pilot.pause()
+        assert "no 'zz' here" in app.viewing.said
+        await pilot.press("/")
+        await pilot.click(offset=(5, 5))
+        await pilot.pause()
+        assert not app.query("#prompt")
+        await pilot.press("z")
+        assert app.viewing.is_frozen
 
     played(app, play)
