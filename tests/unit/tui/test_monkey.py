@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,6 +19,7 @@ import pytest
 from textual import events
 from textual.geometry import Size
 
+from mematlas.errors import Error
 from mematlas.frozen import replace
 from mematlas.timeline.watch import EXEC, EXIT, Happening, Look
 from mematlas.tui.app import Top
@@ -71,6 +75,21 @@ TEXTS = (
     "a b",
 )
 NAMES = ("shop", "", "\x1b[2J\x07", "日本語の店" * 5, "\udcff\u202e", "a\nb\tc", "x" * 300, "[red]x[/]", "\u0301" * 9)
+VALUES = (
+    None,
+    -1,
+    0,
+    1 << 40,
+    (1 << 63) - 1,
+    -(1 << 63),
+    0.5,
+    float("inf"),
+    "",
+    "\x1b[2J",
+    "9" * 99,
+    b"",
+    b"\xff" * 99,
+)
 LEAST = 80
 MISTAKE = "mistake of ours"
 
@@ -231,3 +250,32 @@ def test_anything_may_be_done_to_the_screen_of_a_recording(seed: int, place: Pat
         await Monkey(app, seed).play()
 
     played_on(place, play)
+
+
+def damage(path: Path, random: Random) -> None:
+    """Change some values of a recording to what should not be there."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        for _ in range(random.randrange(1, 4)):
+            table = random.choice(tables)
+            column = random.choice([row[1] for row in database.execute(f"PRAGMA table_info({table})")])
+            some = f"abs(random()) % {random.choice((1, 3, 50))} = 0"
+            with suppress(sqlite3.Error):  # refused, or no such number of a row
+                database.execute(f"UPDATE {table} SET {column} = ? WHERE {some}", [random.choice(VALUES)])
+
+
+@pytest.mark.parametrize("seed", range(1, 4 + MORE))
+def test_anything_may_be_in_a_recording(seed: int, place: Path, tmp_path: Path) -> None:
+    shutil.copy(place / NAME, tmp_path / NAME)
+    damage(tmp_path / NAME, Random(seed))
+    is_open = False
+
+    async def play(_: Any, app: Top) -> None:
+        nonlocal is_open
+        is_open = True
+        await Monkey(app, seed).play(AT_A_TIME * 4)
+
+    try:
+        played_on(tmp_path, play, (80, 24))
+    except Error:
+        assert not is_open, "what can be opened is shown to its end"
