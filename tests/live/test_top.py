@@ -177,7 +177,7 @@ def test_a_terminal_that_shrinks_and_grows_is_drawn_on(top: Callable[..., Tmux],
     screen.wait_for("ended with 0")
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT, signal.SIGKILL])
 def test_a_screen_that_is_killed_leaves_nobody(number: int, top: Callable[..., Tmux], victim: Victim) -> None:
     screen = top(victim.pid)
     screen.wait_for("live")

@@ -6,6 +6,7 @@ was named at the start, into a file of a name of its own making: nothing of eith
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
@@ -29,6 +30,9 @@ MOST_DIGITS = 10
 MOST_SAID = 1 << 12
 MOST_WAIT = 1
 """Seconds that an answer waits to be taken."""
+ENDING = "the recording before is being made whole: once more in a moment"
+MISTAKE, NOTHING = "mematlas: ", "nothing was recorded"
+GONE = "what records has been killed: nothing is recorded from here on"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WAITS = 60.0
 """Seconds that a recorder has to make its file whole."""
@@ -41,9 +45,11 @@ class RecorderBeside:
         """``only`` is the PID and the start of the one process that may be recorded; None where whoever tells has our
         rights itself.
         """
-        told, self._tell = os.pipe()
+        told, self._tell = os.pipe2(os.O_DIRECT | os.O_CLOEXEC)  # each word is read by itself: pipe(2)
         self._heard, says = os.pipe()
         self.is_recording = False
+        self.why_not = ""
+        """Why nothing can be recorded just now; empty where it can."""
         self.pid = os.fork()
         if self.pid == 0:
             serve(told, says, only)
@@ -57,20 +63,20 @@ class RecorderBeside:
         return {self._tell, self._heard}
 
     def begin(self, pid: int) -> None:
-        """Have it record a process."""
-        self._send(b"%b%d\n" % (BEGIN, pid))
+        """Have it record a process, unless there is a reason not to: once it has ended, it says something."""
         self.is_recording = True
+        self._send(b"%b%d\n" % (BEGIN, pid))
 
     def end(self) -> None:
         """Have it end the recording."""
+        self.is_recording, self.why_not = False, ENDING
         self._send(END + b"\n")
-        self.is_recording = False
 
     def _send(self, data: bytes) -> None:
         try:
             os.write(self._tell, data)
         except BrokenPipeError:
-            pass  # it was killed: what it had to say was heard
+            pass  # it was killed: that is heard
 
     def heard(self) -> str:
         """Return what it has said since it was asked last."""
@@ -78,6 +84,11 @@ class RecorderBeside:
             data = os.read(self._heard, MOST_SAID)
         except BlockingIOError:
             return ""
+        if not data and self.why_not == GONE:
+            return ""
+        self.is_recording, self.why_not = False, "" if data else GONE
+        if not data:
+            return GONE
         return data.decode("utf-8", "replace").strip()
 
     def close(self) -> str:
@@ -127,7 +138,10 @@ def listen(told: int, says: int, only: tuple[int, int] | None) -> Recorder | Non
         elif word.startswith(BEGIN) and recorder is None:
             pid = pid_of(word)
             if pid is not None and (only is None or is_still(pid, only)):
-                recorder = begun(pid)
+                try:
+                    recorder = begun(pid)
+                except OSError as error:
+                    say(says, f"the recorder cannot be started: {error.strerror}")
             else:
                 say(says, "as root, only the process that was named at the start is recorded: mematlas top PID")
 
@@ -156,22 +170,29 @@ def begun(pid: int) -> Recorder:
     # Without -P it would import from the directory that we are in, where somebody may have put something.
     line = [sys.executable, "-P", "-m", "mematlas", "--apart", "record", str(pid), "--what", "pages"]
 
-    def heed_signals() -> None:
+    def end_with_us() -> None:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
+        # Its input is closed when we end it, and when we are killed: as root it can be told no other way then, since it
+        # becomes somebody else, whom PR_SET_PDEATHSIG would not reach (prctl(2)).
+        fcntl.fcntl(0, fcntl.F_SETSIG, signal.SIGINT)
+        fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(0, fcntl.F_SETFL, os.O_ASYNC)
 
-    return subprocess.Popen(line, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=heed_signals)
+    return subprocess.Popen(line, stdin=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=end_with_us)
 
 
 def ended(recorder: Recorder) -> str:
     """End a recording; return the last that its recorder had to say."""
-    recorder.send_signal(signal.SIGINT)
     try:
+        # Closes its input, at which it gets SIGINT.
         _, said = recorder.communicate(timeout=WAITS)
     except subprocess.TimeoutExpired:
         return "the recording is not whole yet: its recorder does not end"
-    lines = [line for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "recorded"
+    line = (said.decode("utf-8", "replace").strip().splitlines() or [""])[-1]
+    # Ended before there was a first moment it has nothing to say, and Python may.
+    is_heard = line.startswith(MISTAKE) or not recorder.returncode
+    return (is_heard and line) or NOTHING
 
 
 def say(says: int, text: str) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from mematlas.notes import Note
 
+MOST_SIZE = (1 << 63) - 1
+"""Bytes of a VMA: no address space of a process is larger, and columns of sizes have signed numbers."""
 MOST_POINTS = 300
 """Moments that a series has at the most."""
 OF_VMA = ("start", "end", "offset", "inode", "perms", "dev", "path", "kind")
@@ -84,8 +86,8 @@ def vma_of(path: str, row: Sequence[Any]) -> VmaUsage:
     if not all(value is None or (type(value) is int and value >= 0) for value in amounts):
         raise FormatError(path, expected="amounts of a VMA")
     start, end, offset, inode = map(unsigned, numbers)
-    if start >= end:
-        raise FormatError(path, expected="a VMA that ends behind its start")
+    if not 0 < end - start <= MOST_SIZE:
+        raise FormatError(path, expected="a VMA that ends behind its start, in the same half of all addresses")
     vma = Vma(start, end, perms, offset, dev, inode, name, kind)
     usage = Usage(*amounts[: len(AMOUNTS_OF_VMA)])
     nr_accessed, nr_dirty = amounts[len(AMOUNTS_OF_VMA) :]

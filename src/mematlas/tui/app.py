@@ -7,6 +7,7 @@ import select
 import signal
 import threading
 import time
+from contextlib import contextmanager, suppress
 
 from textual import events
 from textual.app import App
@@ -23,7 +24,7 @@ from mematlas.tui.stage import RowStage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any, ClassVar, Protocol
 
     from textual.app import ComposeResult
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         """What records a process when it is told to."""
 
         is_recording: bool
+        why_not: str
 
         def begin(self, pid: int) -> None:
             """Begin."""
@@ -52,7 +54,9 @@ if TYPE_CHECKING:
 
 SAID_SECONDS = 6.0
 """For which what was said stands."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+LEAST = 3
+"""Rows of a page, with less than which nothing stands around it."""
 FAR = 10
 """How much farther than brackets braces move the moment."""
 BACK = ("escape", "backspace", "enter", "q", "f10", "?", "f1")
@@ -64,6 +68,8 @@ class Top(App[int]):
 
     ENABLE_COMMAND_PALETTE = False
     AUTO_FOCUS = None
+    ALLOW_SELECT = False
+    """Rows have no text to select; a press where a prompt has just been taken away would fall over that."""
     BINDINGS: ClassVar = [Binding("ctrl+c", "quit", show=False, priority=True)]
     CSS = """
     Screen { layout: vertical; overflow: hidden; }
@@ -260,20 +266,24 @@ class Top(App[int]):
             return
         self.stage.show(self.rows(width, height))
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether there is no room for more than the page."""
+        return self.stage.size.height < HEAD + FOOT + LEAST
+
     def rows(self, width: int, height: int) -> list[Row]:
         """Return all rows of the screen."""
         status = self.status()
         shown = self.sheet or self.page
         tabs, self._places = tabs_row(self.pages, self.page, status, width)
-        is_bare = height < HEAD + FOOT + 3
-        room = height if is_bare else height - HEAD - FOOT
+        room = height if self.is_bare else height - HEAD - FOOT
         try:
             rows = list(shown.draw(width, room))[:room]
         except Error as error:
             from mematlas.tui.drawing import sentence
 
             rows = sentence(str(error), width, room)
-        if is_bare:
+        if self.is_bare:
             return rows
         rows += [[] for _ in range(room - len(rows))]
         return [machine_row(status, width), tabs, *rows, foot_row(shown, status, width)]
@@ -282,12 +292,14 @@ class Top(App[int]):
         """Return what stands around the page."""
         viewing = self.viewing
         if self._recorder and (said := self._recorder.heard()):
-            self._recorder.is_recording = False
             what, is_whole, _ = said.partition("; next: ")  # the rest has no room, and is said when this ends
             self.say(f"recorded {what}; mematlas top opens it" if is_whole else said)
         if viewing.said and time.monotonic() - self._said_at > SAID_SECONDS:
             viewing.said, self._said_at = "", 0.0
-        moment = viewing.latest()
+        counters: Mapping[str, int] = {}
+        with suppress(Error):  # what is wrong with a recording is said by the page
+            moment = viewing.latest()
+            counters = moment.found.counters if moment else {}
         at = viewing.clock
         when = f"{at:.1f} of {viewing.reach[1]:.1f} s"
         if viewing.is_live and viewing.at is None:
@@ -298,7 +310,6 @@ class Top(App[int]):
             when = f"recording, {when}"
         if viewing.compared is not None:
             when += f" vs {viewing.compared:.1f} s"
-        counters = moment.found.counters if moment else {}
         cost = f"{self.pause():g} s · {100 * self.cost():.1f} % of a core" if viewing.is_live else ""
         return Status(viewing.place, counters, self._rights, cost, when, viewing.said)
 
@@ -327,7 +338,7 @@ class Top(App[int]):
     def on_key(self, event: events.Key) -> None:
         """Do what a key means."""
         if self._prompted is not None:
-            if event.key == "escape":
+            if event.key == "escape" or self.focused is None:
                 self.end_prompt()
                 event.stop()
             return
@@ -335,15 +346,24 @@ class Top(App[int]):
         key = "space" if key == " " else key
         event.stop()
         event.prevent_default()
-        if self.sheet:
-            if not self.sheet.press(key):
-                self.sheet = None
-                if key not in BACK:
-                    self.press_on_page(key)
-        else:
-            self.press_on_page(key)
+        with self.saying_why_not():
+            if self.sheet:
+                if not self.sheet.press(key):
+                    self.sheet = None
+                    if key not in BACK:
+                        self.press_on_page(key)
+            else:
+                self.press_on_page(key)
         if self.is_running:
             self.follow()
+
+    @contextmanager
+    def saying_why_not(self) -> Iterator[None]:
+        """Say why something cannot be done: what a key asks for may be what is wrong with a recording."""
+        try:
+            yield
+        except Error as error:
+            self.say(str(error))
 
     def follow(self) -> None:
         """Go where a page leads to, have looked at what is needed there, and draw."""
@@ -425,6 +445,8 @@ class Top(App[int]):
         elif self._recorder.is_recording:
             self._recorder.end()
             self.say("the recording ends ...")
+        elif self._recorder.why_not:
+            self.say(self._recorder.why_not)
         elif viewing.focus is None:
             self.say("record whom? Choose a process, and Enter")
         else:
@@ -453,6 +475,7 @@ class Top(App[int]):
     def prompt(self, what: str) -> None:
         """Ask for a text to search for, or to filter by."""
         self._prompted = what
+        self.stage.can_focus = False  # Tab would lead there, and what is typed nowhere
         field = Input(placeholder=f"{what}: Enter, or Esc", id="prompt")
         self.mount(field)
         field.focus()
@@ -461,6 +484,7 @@ class Top(App[int]):
         """Take the prompt away."""
         self._prompted = None
         self.query("#prompt").remove()
+        self.stage.can_focus = True
         self.stage.focus()
         self.call_after_refresh(self.draw)
 
@@ -468,11 +492,12 @@ class Top(App[int]):
         """Search, or filter."""
         what, text = self._prompted, event.value
         self.end_prompt()
-        if what == "filter":
-            self.page.filter(text)
-        elif text:
-            self._searched = text
-            self.search(1)
+        with self.saying_why_not():
+            if what == "filter":
+                self.page.filter(text)
+            elif text:
+                self._searched = text
+                self.search(1)
 
     def search(self, step: int) -> None:
         """Go to the next place that has what is searched for."""
@@ -483,15 +508,19 @@ class Top(App[int]):
 
     def on_click(self, event: events.Click) -> None:
         """Do what a click means: on a screen's name, or on the page."""
-        if event.y == HEAD - 1:
-            for page, (first, end) in zip(self.pages, self._places, strict=True):
-                if first <= event.x < end:
-                    self.turn_to(page)
-                    self.sheet = None
-        elif self.sheet:
-            self.sheet.click(event.x, event.y - HEAD, event.chain > 1)
-        elif HEAD <= event.y < self.stage.size.height - FOOT:
-            self.page.click(event.x, event.y - HEAD, event.chain > 1)
+        if self._prompted is not None:
+            self.end_prompt()
+        head, foot = (0, 0) if self.is_bare else (HEAD, FOOT)
+        with self.saying_why_not():
+            if event.y == head - 1:
+                for page, (first, end) in zip(self.pages, self._places, strict=True):
+                    if first <= event.x < end:
+                        self.turn_to(page)
+                        self.sheet = None
+            elif self.sheet:
+                self.sheet.click(event.x, event.y - head, event.chain > 1)
+            elif head <= event.y < self.stage.size.height - foot:
+                self.page.click(event.x, event.y - head, event.chain > 1)
         self.follow()
 
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
@@ -504,7 +533,8 @@ class Top(App[int]):
 
     def _wheel(self, x: int, y: int, step: int) -> None:
         self._is_used = True
-        (self.sheet or self.page).wheel(x, y - HEAD, step)
+        with self.saying_why_not():
+            (self.sheet or self.page).wheel(x, y - (0 if self.is_bare else HEAD), step)
         self.draw()
 
 

@@ -126,6 +126,8 @@ class Heading:
         step = {">": 1, "<": -1}.get(key)
         if key == "I":
             self.is_up = not self.is_up
+        elif step and not keys:
+            pass  # nothing is drawn yet
         elif step:
             here = keys.index(self.sort) if self.sort in keys else -step
             self.sort = keys[(here + step) % len(keys)]

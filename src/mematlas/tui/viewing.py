@@ -89,12 +89,7 @@ class Viewing:
     def moment(self, timeline: Moments | None) -> Snapshot[Look] | None:
         """Return the moment of a timeline that is looked at; None where there is none yet."""
         at = self.now(timeline)
-        if timeline is None or at is None:
-            return None
-        try:
-            return timeline.at(at)
-        except TargetNotFound:
-            return timeline.at(timeline.times[0])  # the thread that looks has let go of it meanwhile
+        return None if timeline is None or at is None else held(timeline, at)
 
     def latest(self) -> Snapshot[Look] | None:
         """Return the moment that is looked at, of that timeline which has the latest one: others may rest."""
@@ -113,9 +108,9 @@ class Viewing:
         times = timeline.times
         if self.compared is not None:
             chosen = self.compared - self.shift(timeline)
-            return timeline.at(min(max(chosen, times[0]), times[-1]))
+            return held(timeline, min(max(chosen, times[0]), times[-1]))
         place = bisect_right(times, at) - 1
-        return timeline.at(times[place - 1]) if place > 0 else None
+        return held(timeline, times[place - 1]) if place > 0 else None
 
     def counted(self, timeline: Moments | None, seconds: float) -> list[Counted]:
         """Return the machine's counters from so many seconds before the moment that is looked at up to it."""
@@ -222,3 +217,17 @@ class Viewing:
         """Return why there is no answer; empty where there is one, or it is waited for."""
         found = self.answers.get(name)
         return str(found) if isinstance(found, Error) else ""
+
+
+def held(timeline: Moments, seconds: float) -> Snapshot[Look]:
+    """Return the moment of a timeline at a time that it has, or had: the first it has left once that is gone.
+
+    The thread that looks lets go of old ones while the screen asks.
+    """
+    try:
+        return timeline.at(seconds)
+    except TargetNotFound:
+        first = timeline.times[0]
+        if seconds >= first:
+            raise
+        return held(timeline, first)

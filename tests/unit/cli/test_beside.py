@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mematlas.cli.beside import RecorderBeside, is_still, pid_of
+from mematlas.cli.beside import ENDING, GONE, NOTHING, RecorderBeside, is_still, pid_of
 from mematlas.kernel.procfs import ProcFS
 from victim import wait_until
 
@@ -102,4 +103,55 @@ def test_a_target_that_ends_is_said_to_have_been_recorded(here: Path) -> None:
         wait_for_a_moment(here)
         process.kill()
     assert ".mematlas" in said_by(recorder)
+    recorder.close()
+
+
+def test_what_is_told_at_once_is_done_one_after_the_other(target: tuple[int, int], here: Path) -> None:
+    recorder = RecorderBeside(target)
+    recorder.begin(target[0])
+    wait_for_a_moment(here)
+    recorder.end()
+    assert recorder.why_not == ENDING
+    recorder.begin(target[0])  # though it is not whole yet: told before the answer is there
+    assert ".mematlas" in said_by(recorder)
+    assert recorder.why_not == ""
+    first = next(here.iterdir())
+    wait_until(lambda: any(path != first for path in here.glob("*.mematlas")), "a second recording")
+    said = recorder.close()
+    left = {path.name for path in here.iterdir()} - {first.name}
+    assert said == NOTHING if not left else any(said.startswith(f"{name}: ") for name in left)
+
+
+def test_what_ends_before_its_first_moment_is_said_to_be_nothing(target: tuple[int, int], here: Path) -> None:
+    recorder = RecorderBeside(target)
+    recorder.begin(target[0])
+    recorder.end()
+    assert said_by(recorder) == NOTHING
+    recorder.close()
+    assert not list(here.iterdir())
+
+
+def test_a_recorder_that_is_killed_is_said_to_be_and_what_it_recorded_is_made_whole(
+    target: tuple[int, int], here: Path
+) -> None:
+    recorder = RecorderBeside(target)
+    recorder.begin(target[0])
+    file = wait_for_a_moment(here)
+    os.kill(recorder.pid, signal.SIGKILL)
+    assert said_by(recorder) == GONE
+    assert not recorder.is_recording
+    wait_until(lambda: list(here.iterdir()) == [file], "it is one file")
+    assert (recorder.heard(), recorder.why_not) == ("", GONE)
+    recorder.close()
+
+
+def test_a_recording_that_cannot_be_begun_says_why(
+    target: tuple[int, int], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    recorder = RecorderBeside(None)
+    recorder.begin(target[0])
+    assert "cannot be started" in said_by(recorder)
+    recorder.begin(target[0])
+    assert "cannot be started" in said_by(recorder)
     recorder.close()

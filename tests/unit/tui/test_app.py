@@ -6,15 +6,20 @@ import asyncio
 import re
 import time
 from typing import Any
+from unittest.mock import PropertyMock, patch
 
 import pytest
+from textual.events import MouseDown, MouseScrollDown, MouseUp
 
-from mematlas.errors import NotSupported, PermissionDenied
+from mematlas.errors import FormatError, NotSupported, PermissionDenied
+from mematlas.timeline.timeline import LiveTimeline
 from mematlas.tui.app import Top
 from mematlas.tui.frame import Status, foot_row, machine_row
 from mematlas.tui.help import HelpPage
 from mematlas.tui.help_texts import KEYS, MEANINGS
 from mematlas.tui.viewing import Viewing
+from recorded_screens import press as press_keys
+from recorded_screens import settle, type_in
 from screens import SIZES, look_of, played, seen_on, shop, shown, text_of, top_of
 
 STATUS = Status("oak", {}, "uid 0", "", "live", "")
@@ -136,6 +141,34 @@ def test_what_may_not_be_done_says_why() -> None:
     assert "nothing is done here" in press(app, "a")[-1]
     assert "nothing goes on" in press(top_of(LOOKS), "r")[-1]
     assert "nothing to search for" in press(top_of(LOOKS), "n")[-1]
+
+
+class Recorder:
+    """Records nothing."""
+
+    def __init__(self) -> None:
+        self.is_recording, self.why_not, self.told = False, "", [0]
+
+    def begin(self, pid: int) -> None:
+        self.is_recording = True
+        self.told.append(pid)
+
+    def end(self) -> None:
+        self.is_recording, self.why_not = False, "not whole yet"
+
+    def heard(self) -> str:
+        return ""
+
+
+def test_nothing_is_recorded_while_what_was_before_is_made_whole() -> None:
+    app = top_of(LOOKS, 11)
+    app._recorder = recorder = Recorder()
+    assert "recording, " in press(app, "r")[1]
+    app = top_of(LOOKS, 11)
+    app._recorder = recorder
+    lines = press(app, "r", "r")
+    assert "not whole yet" in lines[-1]
+    assert recorder.told == [0, 11]
 
 
 def test_what_has_ended_stays_and_is_said() -> None:
@@ -273,7 +306,7 @@ class FakeRecorder:
     """Records nothing, and says what it is given."""
 
     def __init__(self, text: str = "") -> None:
-        self.is_recording = False
+        self.is_recording, self.why_not = False, ""
         self.text = text
 
     def begin(self, pid: int) -> None:
@@ -345,6 +378,30 @@ def test_the_second_line_says_how_often_is_looked_at_what_is_shown() -> None:
     played(app, play)
 
 
+def damaged(*_: Any) -> Any:
+    raise FormatError("x.mematlas", expected="a VMA")
+
+
+def test_what_is_wrong_at_a_moment_is_said_and_the_screen_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = top_of(LOOKS, 11)
+
+    async def play(pilot: Any) -> None:
+        for name in ("at", "between", "counters", "vmas", "pages", "series", "amounts"):
+            monkeypatch.setattr(LiveTimeline, name, damaged)
+        for number in "123456":
+            for key in (number, "down", "enter", "right", "+", "g", "s", "[", "]", "escape"):
+                await press_keys(app, key)
+        app.post_message(MouseDown(None, 5, 5, 0, 0, 1, False, False, False, 5, 5))
+        app.post_message(MouseUp(None, 5, 5, 0, 0, 1, False, False, False, 5, 5))
+        app.post_message(MouseScrollDown(None, 5, 5, 0, 0, 0, False, False, False, 5, 5))
+        await type_in(app, "/", "shop")
+        await press_keys(app, "2")
+        assert any("expected a VMA" in line for line in shown(app))
+        assert app.is_running
+
+    played(app, play)
+
+
 def test_what_is_drawn_counts_against_the_budget_unless_keys_have_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     app = top_of(LOOKS)
     clock, drawn = iter((10.0, 20.0, 30.0)), iter((1.0, 3.0, 99.0))
@@ -358,3 +415,62 @@ def test_what_is_drawn_counts_against_the_budget_unless_keys_have_asked_for_it(m
     assert app._purse.take(0.0) == 1.0
     app._pay()
     assert app._purse.take(0.0) == 1.0 + 10 * app._budget / 2  # at the most
+
+
+def test_a_moment_that_is_let_go_of_while_it_is_asked_for_is_the_first_that_is_left() -> None:
+    timeline = top_timeline()
+    viewing = Viewing()
+    viewing.everybody = timeline
+    viewing.at = 0.0
+    times = timeline.times
+    while len(timeline._moments) > 1:
+        timeline._moments.popleft()
+    with patch.object(type(timeline), "times", PropertyMock(side_effect=[times, timeline.times])):
+        moment = viewing.moment(timeline)
+    assert moment
+    assert moment.elapsed == times[-1]
+
+
+def test_a_click_is_where_the_page_is_when_nothing_stands_around_it() -> None:
+    app = top_of(LOOKS)
+    clicked: list[tuple[int, int]] = []
+
+    async def play(pilot: Any) -> None:
+        app.page.click = lambda x, y, is_double: clicked.append((x, y))  # type: ignore[method-assign]
+        for y in (0, 1, 4):
+            await pilot.click(offset=(20, y))
+        assert app.page is app.pages[0]
+
+    played(app, play, (40, 5))
+    assert clicked == [(20, 0), (20, 1), (20, 4)]
+
+
+def test_a_press_begins_no_selection() -> None:
+    # Textual looks up what is selected, and falls over a prompt that has just been taken away.
+    app = top_of(LOOKS)
+
+    async def play(pilot: Any) -> None:
+        await press_keys(app, "/")
+        for y in (5, 39):
+            app.post_message(MouseDown(None, 3, y, 0, 0, 1, False, False, False, 3, y))
+            await settle(app)
+            assert getattr(app.screen, "_select_state", None) is None
+
+    played(app, play)
+
+
+def test_a_prompt_has_what_is_typed_until_a_click_takes_it_away() -> None:
+    app = top_of(LOOKS)
+
+    async def play(pilot: Any) -> None:
+        await pilot.press("/", "tab", "z", "shift+tab", "z", "enter")
+        await pilot.pause()
+        assert "no 'zz' here" in app.viewing.said
+        await pilot.press("/")
+        await pilot.click(offset=(5, 5))
+        await pilot.pause()
+        assert not app.query("#prompt")
+        await pilot.press("z")
+        assert app.viewing.is_frozen
+
+    played(app, play)

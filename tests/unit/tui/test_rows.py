@@ -124,3 +124,9 @@ def test_a_list_is_sorted_by_the_next_column_or_the_other_way_round() -> None:
     assert heading.is_up
     assert not heading.click(60)
     assert [role for text, role in heading.draw() if text.strip()] == ["muted", "title", "muted"]
+
+
+def test_what_has_no_columns_yet_is_sorted_as_it_was() -> None:
+    heading = Heading([], "uss")
+    assert [heading.press(key) for key in "><"] == [True, True]
+    assert heading.sort == "uss"
