@@ -69,7 +69,8 @@ def sql(path: Path, *statements: str) -> None:
     with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as database:
         database.set_progress_handler(lambda: True, STEPS)
         for statement in statements:
-            with contextlib.suppress(sqlite3.Error):
+            # A name in it that is no text is in what is wrong with it, which is no text then.
+            with contextlib.suppress(sqlite3.Error, UnicodeDecodeError):
                 database.execute(statement).fetchall()
         files = [path, path.with_name(NAME + LOG)]
         kept = {file: file.read_bytes() for file in files if is_plain(file)}

@@ -144,7 +144,7 @@ def test_a_capture_is_shown_though_its_process_is_there(
     screen.press("a")
     screen.wait_for("a capture: nothing can be done")
     screen.press("y")
-    screen.wait_for(f"copied: mematlas map {re.escape(str(saved))[:40]}")
+    screen.wait_for(f"copied: mematlas map {re.escape(str(saved)[:40])}")
     screen.press("6")
     screen.wait_for("not in a capture")
     screen.press("q")

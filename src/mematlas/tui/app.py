@@ -123,7 +123,10 @@ class Top(App[int]):
         """The pages that have led to this one, which escape leads back to."""
         self._places: list[tuple[int, int]] = []
         self._said_at = 0.0
-        self._prompted: str | None = None
+        self._prompted = ""
+        """What was asked for last: to search for, or to filter by."""
+        self._field: Input | None = None
+        """In which that is typed, as long as it is there."""
         self._searched = ""
         self._costs: list[tuple[float, float]] = []
         viewing.ask, viewing.ask_aside = self.ask, self.ask_aside
@@ -337,10 +340,8 @@ class Top(App[int]):
 
     def on_key(self, event: events.Key) -> None:
         """Do what a key means."""
-        if self._prompted is not None:
-            if event.key == "escape" or self.focused is None:
-                self.end_prompt()
-                event.stop()
+        if self._field is not None:
+            self._key_of_prompt(event, self._field)
             return
         key = event.character if event.character and event.character.isprintable() else event.key
         key = "space" if key == " " else key
@@ -476,24 +477,41 @@ class Top(App[int]):
         """Ask for a text to search for, or to filter by."""
         self._prompted = what
         self.stage.can_focus = False  # Tab would lead there, and what is typed nowhere
-        field = Input(placeholder=f"{what}: Enter, or Esc", id="prompt")
-        self.mount(field)
-        field.focus()
+        self._field = Input(placeholder=f"{what}: Enter, or Esc", id="prompt", select_on_focus=False)
+        self.mount(self._field)
+        self._field.focus()
+
+    def _key_of_prompt(self, event: events.Key, field: Input) -> None:
+        """Do what a key means that the field has not taken: all of them, until a moment later it has the keys."""
+        event.stop()
+        if event.key == "escape":
+            self.end_prompt()
+        elif self.focused is field:
+            return
+        elif event.key == "enter":
+            self.answer_prompt(field.value)
+        elif event.character and event.is_printable:
+            field.value += event.character
+            field.cursor_position = len(field.value)
 
     def end_prompt(self) -> None:
         """Take the prompt away."""
-        self._prompted = None
-        self.query("#prompt").remove()
+        if self._field is not None:
+            self._field.remove()
+        self._field = None
         self.stage.can_focus = True
         self.stage.focus()
         self.call_after_refresh(self.draw)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Search, or filter."""
-        what, text = self._prompted, event.value
+        self.answer_prompt(event.value)
+
+    def answer_prompt(self, text: str) -> None:
+        """Search for a text, or filter by it."""
         self.end_prompt()
         with self.saying_why_not():
-            if what == "filter":
+            if self._prompted == "filter":
                 self.page.filter(text)
             elif text:
                 self._searched = text
@@ -508,7 +526,7 @@ class Top(App[int]):
 
     def on_click(self, event: events.Click) -> None:
         """Do what a click means: on a screen's name, or on the page."""
-        if self._prompted is not None:
+        if self._field is not None:
             self.end_prompt()
         head, foot = (0, 0) if self.is_bare else (HEAD, FOOT)
         with self.saying_why_not():

@@ -9,7 +9,7 @@ from typing import Any
 from unittest.mock import PropertyMock, patch
 
 import pytest
-from textual.events import MouseDown, MouseScrollDown, MouseUp
+from textual.events import Key, MouseDown, MouseScrollDown, MouseUp
 
 from mematlas.errors import FormatError, NotSupported, PermissionDenied
 from mematlas.timeline.timeline import LiveTimeline
@@ -472,5 +472,22 @@ def test_a_prompt_has_what_is_typed_until_a_click_takes_it_away() -> None:
         assert not app.query("#prompt")
         await pilot.press("z")
         assert app.viewing.is_frozen
+
+    played(app, play)
+
+
+@pytest.mark.parametrize("key", ["/", "\\"])
+def test_what_is_typed_before_the_prompt_has_the_keys_is_meant_for_it(key: str) -> None:
+    app = top_of(LOOKS)
+
+    async def play(pilot: Any) -> None:
+        for one in (key, "q", "4", "z", "enter"):
+            app.post_message(Key(one, one if len(one) == 1 else None))
+        await settle(app)
+        assert not app.query("#prompt")
+        app.draw()
+        assert any("'q4z'" in line for line in shown(app))
+        assert app.page is app.pages[0]
+        assert not app.viewing.is_frozen
 
     played(app, play)
