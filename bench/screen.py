@@ -9,6 +9,7 @@ of 120 columns and 40 lines takes what is drawn.
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import fcntl
 import os
@@ -23,6 +24,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import mematlas
 from recording import CHANGING, GIB, MIB, running, told
 
 NR_VMAS = 40_000
@@ -50,7 +52,7 @@ class Screen:
         self.fd, inner = pty.openpty()
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
         environment = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
-        for name in ("NO_COLOR", "COLUMNS", "LINES"):
+        for name in ("NO_COLOR", "COLUMNS", "LINES", "PYTHONDONTWRITEBYTECODE"):
             environment.pop(name, None)
         line = [sys.executable, "-m", "mematlas", "top", *map(str, words)]
         self.process = subprocess.Popen(
@@ -172,6 +174,7 @@ def press_keys(screen: Screen) -> None:
 
 def main() -> None:
     """Run as a program."""
+    compileall.compile_dir(Path(mematlas.__file__).parent, quiet=1)  # as when it is installed
     if sys.argv[1:] == ["vmas"]:
         with watching(MANY_VMAS, NR_VMAS) as screen:
             watch(screen, 20, f"{NR_VMAS:,} VMAs")
