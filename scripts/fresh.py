@@ -203,6 +203,11 @@ def held(path: Path) -> Iterator[None]:
 
 
 def remove(root: Path) -> None:
+    # A run that was killed leaves its swap on, under the name that the file had in its namespace: until then it stays.
+    for line in Path("/proc/swaps").read_text().splitlines()[1:]:
+        swap = root / line.split()[0].lstrip("/")
+        if swap.is_file():
+            subprocess.run(["swapoff", swap], check=True)
     # What is mounted in it is so in its own namespace only, which has ended; should that ever be wrong, rm stays here.
     subprocess.run(["rm", "-rf", "--one-file-system", root], check=True)
 
