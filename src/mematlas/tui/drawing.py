@@ -174,6 +174,13 @@ def stacked(parts: Iterable[tuple[float, str]], width: int, blocks: str = "█")
     return row
 
 
+def cut_to(rows: list[Row], height: int) -> list[Row]:
+    """Return so many rows: filled up, or cut with a mark."""
+    if len(rows) > height:
+        return [*rows[: max(height - 1, 0)], [(MARK, "muted")]][:height]
+    return rows + [[] for _ in range(height - len(rows))]
+
+
 def sentence(text: str, width: int, height: int) -> list[Row]:
     """Return a sentence as a screen of nothing else has it: why it is empty, and what to do."""
     from mematlas.views.format import fold

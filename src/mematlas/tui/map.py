@@ -7,8 +7,7 @@ import time
 from mematlas.analysis.grid import CLASSES
 from mematlas.arrays import np
 from mematlas.errors import Error, NotSupported
-from mematlas.tui.drawing import MARK as MARK_OF_CUT
-from mematlas.tui.drawing import fitted, name_cell, sentence, width_of_row
+from mematlas.tui.drawing import cut_to, fitted, name_cell, sentence, width_of_row
 from mematlas.tui.looking import accessed_of, detail_of
 from mematlas.tui.map_detail import Cursor, asked_rows, brief_row, cell_rows, detail_rows, page_rows, why_no_frame
 from mematlas.tui.map_moment import MapMoment
@@ -551,13 +550,6 @@ class MapPage(Page):
         """Return the command line that shows the same."""
         size = "" if self.cell_pages is None else f" --cell {self.cell_pages}"
         return f"mematlas map {self.viewing.target}{size}"
-
-
-def cut_to(rows: list[Row], height: int) -> list[Row]:
-    """Return so many rows: filled up, or cut with a mark."""
-    if len(rows) > height:
-        return [*rows[: max(height - 1, 0)], [(MARK_OF_CUT, "muted")]][:height]
-    return rows + [[] for _ in range(height - len(rows))]
 
 
 def margin_of(width: int) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mematlas.frozen import record
-from mematlas.tui.drawing import MARK, cell, fitted, sentence, width_of_row
+from mematlas.tui.drawing import MARK, cell, cut_to, fitted, sentence, width_of_row
 from mematlas.tui.page import Page
 from mematlas.tui.ram_rows import (
     block_line,
@@ -156,7 +156,7 @@ class RamPage(Page):
         zones = zone_rows(ram.groups, width) if ram else []
         blocks = block_rows(ram, width) if ram else []
         nr_kinds = len(uses_of(ram, now.counters))
-        parts = [pressure, missing[:MOST_NOTES], zones, blocks]
+        parts = [pressure, cut_to(missing, min(len(missing), MOST_NOTES)), zones, blocks]
         while parts and sum(len(one) + bool(one) for one in parts) + min(nr_kinds, 8) + 1 > height:
             parts.pop()
         taken = sum(len(one) + bool(one) for one in parts)
@@ -174,7 +174,8 @@ class RamPage(Page):
         if now.cache and now.cache.files:  # each in a row: files are what the rest of the screen is for
             missing = [fitted([(" " + text, "muted")], width) for text in texts[: 1 if height < 30 else 3]]
         else:
-            missing = [[(" " + line, "muted")] for text in texts for line in fold(text, width - 1)][:MOST_NOTES]
+            missing = [[(" " + line, "muted")] for text in texts for line in fold(text, width - 1)]
+            missing = cut_to(missing, min(len(missing), MOST_NOTES))
         taken = 1 + len(pressure) + len(blocks) + len(missing)
         most = max(min(nr_kinds, (height - taken) * 3 // 5), 1)
         rows = [heading(width, has_mapped(now)), *kind_rows(now, before, most, width), *pressure, *blocks, *missing]

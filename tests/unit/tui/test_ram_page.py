@@ -13,7 +13,7 @@ from mematlas.frozen import replace
 from mematlas.notes import Note
 from mematlas.timeline.timeline import LiveTimeline
 from mematlas.timeline.watch import Look, Watch
-from mematlas.tui.drawing import width_of_row
+from mematlas.tui.drawing import MARK, width_of_row
 from mematlas.tui.ram import RamPage
 from mematlas.tui.ram_rows import whole_bar
 from mematlas.tui.viewing import Viewing
@@ -268,3 +268,15 @@ def test_an_earlier_moment_is_shown_as_it_was() -> None:
     page.viewing.at = 0.0
     assert "200 MiB" in "\n".join(lines_of(page))
     assert all(one < other for one, other in pairwise(page.viewing.machine.times if page.viewing.machine else []))
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 21), (80, 29), (200, 57)])
+def test_of_many_reasons_it_is_marked_that_there_are_more(width: int, height: int) -> None:
+    counted = ram_of(100, by_meminfo=True)
+    notes = tuple(Note(f"reason-{number}", f"reason {number} " + "why " * 30) for number in range(9))
+    reading = replace(counted.reading, notes=notes)
+    page = page_of(Look((), (), COUNTERS, replace(counted, reading=reading), CacheResult((), cache_of().reading)))
+    lines = lines_of(page, width, height)
+    rows = [row for row, line in enumerate(lines) if line.startswith((" reason", " why"))]
+    assert lines[rows[-1] + 1].startswith(MARK)
+    assert not any("reason 8" in line for line in lines)
