@@ -5,6 +5,7 @@ that recording failed. Ctrl-C ends it well.
 
 from __future__ import annotations
 
+import os
 import time
 
 from mematlas.cli.command import MORE, TARGET, Command
@@ -25,6 +26,8 @@ STREAM = "-"
 """In the place of a file: standard output."""
 EVERYBODY = ""
 """The target where all processes are."""
+MOST_AT_ONCE = 100
+"""Recordings of one name that begin in the same second."""
 OWN_FAILURE = 125
 """The exit code where a program was started and we failed: its own are those of the program."""
 
@@ -216,9 +219,11 @@ def open_writer(args: Namespace, label: str) -> RecordingWriter:
 
 
 def default_path(label: str) -> str:
-    """Return a name for a recording: whose, and when it began."""
+    """Return a name for a recording: whose, and when it began; with a number where another began in that second."""
     who = "".join(character if character.isalnum() else "-" for character in label)
-    return f"{who}-{time.strftime('%Y%m%d-%H%M%S')}.mematlas"
+    name = f"{who}-{time.strftime('%Y%m%d-%H%M%S')}"
+    paths = (f"{name}{more}.mematlas" for more in ("", *(f"-{number}" for number in range(2, MOST_AT_ONCE))))
+    return next((path for path in paths if not os.path.lexists(path)), f"{name}.mematlas")
 
 
 COMMAND = Command(
