@@ -26,6 +26,8 @@ from mematlas.errors import BadInput, NotSupported, TargetNotFound
 from mematlas.kernel import cachestat
 from mematlas.kernel.backing import has_cachestat
 from mematlas.kernel.madvise import MADV_GUARD_INSTALL, takes
+from mematlas.kernel.procfs import ProcFS
+from mematlas.kernel.vmfile import LiveFiles
 from mematlas.observe import cache
 from stuck import stuck
 from victim import DEADLINE, Victim
@@ -447,6 +449,9 @@ def test_files_that_are_mapped_low_are_found(disk_path: Path) -> None:
     with program(MAPS_LOW, str(path)) as running:
         assert running.told == 0x1230000
         assert str(path) in [row["path"] for row in rows_of(running.pid, "--limit", 1000)]
+        with ProcFS().process(running.pid) as process:
+            (line,) = [line for line in process.lines("maps") if line.startswith(b"01230000-")]
+            assert LiveFiles(process)._status_of(line.split()[0].decode()).st_ino == path.stat().st_ino
 
 
 def test_who_maps_a_file_is_told(mapped: tuple[Path, int], disk_path: Path) -> None:

@@ -139,6 +139,17 @@ class SavedFiles:
         return []
 
 
+def link_of(span: str) -> str:
+    """Return what the link in map_files is called of a range that maps shows: that pads the numbers of low addresses.
+
+    Source: fs/proc/base.c, proc_map_files_readdir() and dname_to_vma_addr().
+
+    >>> link_of("00400000-0041f000"), link_of("7f10-7f20")
+    ('400000-41f000', '7f10-7f20')
+    """
+    return "-".join(number.lstrip("0") or "0" for number in span.split("-"))
+
+
 class LiveFiles:
     """The files that a running process maps. Each is asked once, and what is so of a whole device but once for that."""
 
@@ -303,7 +314,8 @@ class LiveFiles:
     def _status_of(self, span: str) -> os.stat_result:
         if self._ahead is None:
             self._ahead = self._look_ahead() if self._process.procfs.lender else {}
-        return self._ahead.pop(span, None) or self._process.status(f"map_files/{span}")
+        name = link_of(span)
+        return self._ahead.pop(name, None) or self._process.status(f"map_files/{name}")
 
     def _look_ahead(self) -> dict[str, os.stat_result]:
         """Return what stat(2) says of the files at the beginning of maps, by their span: each once, none that waits."""
@@ -315,7 +327,7 @@ class LiveFiles:
                 continue
             seen.add(file)
             if rest[2] != self._shmem_device() and self._type(rest[2]) and not self.may_wait(span, rest[2]):
-                spans.append(span)
+                spans.append(link_of(span))
         return self._process.statuses_of_mapped(spans)
 
     def _magic(self, span: str, dev: str) -> int | None:
@@ -335,7 +347,7 @@ class LiveFiles:
 
         inquiry = Inquiry(
             lambda link: (ask_for_magic(self._process, link), -1),
-            [f"map_files/{span}"],
+            [f"map_files/{link_of(span)}"],
             deadline=time.monotonic() + ANSWER_SECONDS,
         )
         try:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mematlas.cli.beside import ENDING, GONE, NOTHING, RecorderBeside, is_still, pid_of
+from mematlas.cli.record import default_path
 from mematlas.kernel.procfs import ProcFS
 from victim import wait_until
 
@@ -155,3 +156,12 @@ def test_a_recording_that_cannot_be_begun_says_why(
     recorder.begin(target[0])
     assert "cannot be started" in said_by(recorder)
     recorder.close()
+
+
+def test_recordings_of_one_second_have_names_of_their_own(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.strftime", lambda _: "20261130-204500")
+    names = []
+    for _ in range(3):
+        names.append(default_path("shop/1"))
+        (here / names[-1]).touch()
+    assert names == [f"shop-1-20261130-204500{more}.mematlas" for more in ("", "-2", "-3")]
