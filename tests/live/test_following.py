@@ -399,5 +399,5 @@ def test_accessed_pages_are_known_of_a_small_process_too_once_somebody_asks() ->
         assert after.files
         told = after.files.words["pagemap"]
         assert isinstance(told, followed_file)
-        assert as_dict(told.whole()).keys() >= set(accessed.tolist())
-        assert np.array_equal(np.intersect1d(watch.accessed(victim.pid), accessed), accessed)
+        # Meanwhile the kernel may have aged some (kswapd, DAMON).
+        assert as_dict(told.whole()).keys() >= {*accessed.tolist(), *watch.accessed(victim.pid).tolist()}
