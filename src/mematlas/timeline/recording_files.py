@@ -188,7 +188,7 @@ def settle(path: str, name: str) -> bool:
         with closing(open_database(path)) as database:
             bound(database)
             return finish(database)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # of names in it that are no text SQLite says so in no text
         raise FormatError(name, expected=f"a recording ({error})") from None
 
 

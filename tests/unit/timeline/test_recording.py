@@ -20,7 +20,7 @@ from mematlas.errors import BadInput, Error, FormatError, PermissionDenied, Targ
 from mematlas.frozen import as_dict, replace
 from mematlas.notes import Note
 from mematlas.timeline import recording as module
-from mematlas.timeline import stream, writing
+from mematlas.timeline import recording_files, stream, writing
 from mematlas.timeline.encoding import MOST_DELTAS, Encoder
 from mematlas.timeline.recorded_rows import some_of
 from mematlas.timeline.recording import Recording
@@ -642,3 +642,18 @@ def test_a_file_that_somebody_reads_at_the_end_is_told_of(tmp_path: Path, monkey
     assert writer.size == path.stat().st_size
     assert writer.cpu_s > 0
     reader.close()
+
+
+def test_what_sqlite_says_in_no_text_of_a_recording_is_said_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.mematlas"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE shop (name)")
+
+    def finish(_: sqlite3.Connection) -> bool:
+        return bool(b"no such table: \xf9".decode())
+
+    monkeypatch.setattr(recording_files, "finish", finish)
+    with pytest.raises(FormatError, match="expected a recording"):
+        recording_files.settle(str(path), "x.mematlas")
