@@ -391,7 +391,7 @@ def test_accessed_pages_are_known_of_a_small_process_too_once_somebody_asks() ->
         assert not isinstance(before.files.words["pagemap"], followed_file)
 
         victim.touch("anon", 0, 1, 2)
-        accessed = watch.accessed(victim.pid)
+        accessed = watch.followed(victim.pid).accessed()
 
         first = victim["anon"].address // PAGE
         assert {first, first + 1, first + 2} <= set(accessed.tolist())
@@ -400,4 +400,4 @@ def test_accessed_pages_are_known_of_a_small_process_too_once_somebody_asks() ->
         told = after.files.words["pagemap"]
         assert isinstance(told, followed_file)
         # Meanwhile the kernel may have aged some (kswapd, DAMON).
-        assert as_dict(told.whole()).keys() >= {*accessed.tolist(), *watch.accessed(victim.pid).tolist()}
+        assert as_dict(told.whole()).keys() >= {*accessed.tolist(), *watch.followed(victim.pid).accessed().tolist()}

@@ -347,9 +347,19 @@ class LiveTimeline:
         """Return when the last look was, and the numbers of the pages of a process that were accessed then, ascending.
 
         Raises:
-            TargetNotFound, PermissionDenied, NotSupported, FormatError, ProcessGone: as `Watch.accessed` does.
+            TargetNotFound, PermissionDenied, NotSupported, FormatError, ProcessGone: as `Watch.followed` does.
         """
-        return self.times[-1], self.watch.accessed(pid)
+        return self.times[-1], self.watch.followed(pid).accessed()
+
+    def frames(self, pid: int) -> tuple[float, Sparse]:
+        """Return when the last look was, and the pages of a process as they were then, with the numbers of frames.
+
+        Raises:
+            TargetNotFound, PermissionDenied, NotSupported, FormatError, ProcessGone: as `Watch.followed` does.
+        """
+        from mematlas.timeline.words import Sparse
+
+        return self.times[-1], Sparse(*self.watch.followed(pid).every())
 
     def tables(self, pid: int) -> MappedTables:
         """Return the page tables of a process as they are just now.

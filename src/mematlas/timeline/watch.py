@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from mematlas.analysis.cached import CacheResult
     from mematlas.analysis.frames import FramesResult
     from mematlas.analysis.results import Reading, UsageResult, VmaUsage
-    from mematlas.arrays import Words
     from mematlas.kernel.procfs import ProcFS
     from mematlas.kernel.status import Faults
+    from mematlas.model.pagetables.followed import FollowedPages
     from mematlas.model.who import Who
     from mematlas.observe.captures import Redactor
     from mematlas.observe.following import Following
@@ -322,8 +322,8 @@ class Watch:
         """
         return self._one(pid).process
 
-    def accessed(self, pid: int) -> Words:
-        """Return the numbers of the pages of a process that were accessed as of the last look, ascending.
+    def followed(self, pid: int) -> FollowedPages:
+        """Return the pages of a process as of the last look.
 
         From the first time on its page tables are followed, however few pages it has.
 
@@ -335,7 +335,7 @@ class Watch:
         following = self._one(pid).following
         if not following.is_begun:
             following.look_at_pages()
-        return following.pages.accessed()
+        return following.pages
 
     def _one(self, pid: int) -> Watched:
         for (number, _), one in self._watched.items():

@@ -197,6 +197,11 @@ def accessed_of(pid: int) -> Question:
     return lambda timeline: timeline.accessed(pid)
 
 
+def frames_of(pid: int) -> Question:
+    """Return what asks for pages with the numbers of their frames, as of the newest look."""
+    return lambda timeline: timeline.frames(pid)
+
+
 def detail_of(pid: int, address: int) -> Question:
     """Return what asks for all that is to be known of an address just now."""
     return lambda timeline: timeline.details(last_moment(timeline), pid, address, with_owners=False)

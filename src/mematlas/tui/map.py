@@ -8,7 +8,7 @@ from mematlas.analysis.grid import CLASSES
 from mematlas.arrays import np
 from mematlas.errors import Error, NotSupported
 from mematlas.tui.drawing import cut_to, fitted, name_cell, sentence, width_of_row
-from mematlas.tui.looking import accessed_of, detail_of
+from mematlas.tui.looking import accessed_of, detail_of, frames_of
 from mematlas.tui.map_detail import Cursor, asked_rows, brief_row, cell_rows, detail_rows, page_rows, why_no_frame
 from mematlas.tui.map_moment import MapMoment
 from mematlas.tui.page import Page
@@ -21,6 +21,7 @@ from mematlas.views.format import fold, format_address, format_size, number_of, 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Any
 
     from mematlas.analysis.page_cells import CellCounts, Pieces
     from mematlas.arrays import Words
@@ -42,8 +43,8 @@ LEAST_HALF = 36
 MOVES = {"left": -1, "h": -1, "right": 1, "l": 1}
 ROW_MOVES = {"up": -1, "k": -1, "down": 1, "j": 1}
 ZOOMS = {"+": -1, "=": -1, "-": 1, "_": 1}
-USE = "accessed pages"
-"""The name under which it is asked which were accessed."""
+ASKS = {"accessed": accessed_of, "node": frames_of}
+"""What palettes ask for of each look, under their names."""
 LOOKED_BACK = 3
 """Moments for which a process that is gone is looked for."""
 
@@ -83,7 +84,7 @@ class MapPage(Page):
         self._counted: tuple[tuple[object, ...], CellCounts] | None = None
         self.painted: Painted | None = None
         """The cells that are in sight."""
-        self._drawn: tuple[str, Words, Words | None, Strokes] | None = None
+        self._drawn: tuple[str, Words, Any, Strokes] | None = None
         self._fading = Fading()
         self._anchor: int | None = None
         """In which row of the screen the cursor is to stay."""
@@ -93,8 +94,8 @@ class MapPage(Page):
         self._left = 0
         self._rested: tuple[int, float] | None = None
         self._asked: tuple[int, float] | None = None
-        self._asked_for_use: float | None = None
-        """Of which look it was asked which pages were accessed."""
+        self._asked_for: tuple[str, float] | None = None
+        """Of which look what its palette takes was asked for."""
 
     # What is looked at
 
@@ -149,15 +150,18 @@ class MapPage(Page):
         index = int(np.searchsorted(np.array(times), moment.elapsed)) - 1
         return moment.changed(times[index] if index >= 0 else moment.elapsed)
 
-    def _accessed(self, moment: MapMoment) -> Words | None:
-        """Return which pages were accessed, as far as that is asked for and known: of the newest look alone."""
-        viewing = self.viewing
-        if viewing.palette != "accessed" or viewing.ask is None or not viewing.is_live:
+    def _more(self, moment: MapMoment) -> Any:
+        """Return what the palette takes besides, as far as that is asked for and known: of the newest look alone."""
+        viewing, palette = self.viewing, self.viewing.palette
+        if palette not in ASKS or viewing.ask is None or not viewing.is_live:
             return None
-        if self._asked_for_use != moment.elapsed and moment.elapsed == moment.timeline.times[-1]:
-            self._asked_for_use = moment.elapsed
-            viewing.ask(USE, accessed_of(moment.seen.pid), is_each_time=True)
-        found: tuple[float, Words] | None = viewing.answer(USE)
+        if palette == "node" and not moment.takes_frames:
+            return None
+        asked = palette, moment.elapsed
+        if self._asked_for != asked and moment.elapsed == moment.timeline.times[-1]:
+            self._asked_for = asked
+            viewing.ask(palette, ASKS[palette](moment.seen.pid), is_each_time=True)
+        found: tuple[float, Any] | None = viewing.answer(palette)
         # While the answer about a new look is waited for, that about the one before.
         is_meant = found is not None and (viewing.at is None or found[0] == moment.elapsed)
         return found[1] if found and is_meant else None
@@ -317,20 +321,22 @@ class MapPage(Page):
         """Return the cells in sight as they are painted."""
         rows, palette = self.rows, self.viewing.palette
         assert rows is not None
-        changed, moment.accessed = self._changed(moment), self._accessed(moment)
+        changed, more = self._changed(moment), self._more(moment)
+        moment.accessed = more if palette == "accessed" else None
+        moment.frames = more if palette == "node" else None
         key = (moment, rows, self.top, len(shown))
         if self._counted is None or self._counted[0] != key:
             parts = [part for row in shown for part in row]
             pieces = self._pieces(rows, parts)
             self._counted, self._drawn = (key, moment.count(pieces)), None
         drawn = self._drawn
-        if drawn is None or drawn[0] != palette or drawn[1] is not changed or drawn[2] is not moment.accessed:
+        if drawn is None or drawn[0] != palette or drawn[1] is not changed or drawn[2] is not more:
             counts = self._counted[1]
             self.painted = PAINTERS[palette](counts, moment)
             is_changed = counts.pieces.numbers(changed) > 0
             faded = self._fading.after(moment.elapsed, counts.pieces, is_changed)
             strokes = Strokes(self.painted, is_changed, faded)
-            self._drawn = drawn = palette, changed, moment.accessed, strokes
+            self._drawn = drawn = palette, changed, more, strokes
         return drawn[3]
 
     def _margin_of(self, parts: list[Part], moment: MapMoment, here: Place) -> Row:

@@ -118,6 +118,8 @@ class MapMoment:
         """Pages of each class that occurs."""
         self.accessed: Words | None = None
         """The numbers of the pages that were accessed, ascending; None where that is not known of single pages."""
+        self.frames: Sparse | None = None
+        """Its pages with the numbers of their frames, where these were asked for."""
         self._changed: tuple[float, Words | str] | None = None
         self._changed_at: tuple[Words, NDArray[np.float64]] | str | None = None
 
@@ -201,17 +203,24 @@ class MapMoment:
                 return bool(int(there[0]) & PM_PFRAME)
         return False
 
-    @cached_property
+    @property
+    def takes_frames(self) -> bool:
+        """Whether nodes are known by frames alone, and these not yet."""
+        nodes = self._nodes()
+        return not isinstance(nodes, str) and nodes.only is None and not self.has_frames
+
+    @property
     def on_nodes(self) -> list[tuple[int | None, Words]] | str:
         """The pages on each node, ascending, and under None those on one that is not known; or why nothing is known."""
         nodes = self._nodes()
         if isinstance(nodes, str):
             return nodes
-        has_node = IS_ON_NODE[state_bytes(self.pages.words)]
-        pages = self.pages.indexes[has_node]
+        every = self.frames or self.pages
+        has_node = IS_ON_NODE[state_bytes(every.words)]
+        pages = every.indexes[has_node]
         if nodes.only is not None:
             return [(nodes.only, pages)]
-        pfns = self.pages.words[has_node] & np.uint64(PM_PFRAME)
+        pfns = every.words[has_node] & np.uint64(PM_PFRAME)
         if not pfns.any():
             return "it takes the frames of pages (mematlas maps --nodes has amounts)"
         found = np.where(pfns > 0, nodes.of_frames(pfns), UNREPORTED)

@@ -433,10 +433,10 @@ def test_accessed_is_shown_of_single_pages_of_the_newest_look() -> None:
     page.viewing.palette = "accessed"
     assert "accessed is not known here" in drawn(page)[-1]
     drawn(page)
-    assert asked == ["accessed pages"]
+    assert asked == ["accessed"]
     moment = page.moment()
     answer = moment.elapsed, np.array([HEAP, HEAP + 1, HEAP + 7, LIBRARY], np.uint64)
-    page.viewing.answers["accessed pages"] = answer
+    page.viewing.answers["accessed"] = answer
     rows = drawn(page, 99)
     assert cells_of(next(row for row in rows if "[heap]" in row)) == "██iiiii█" + "i" * 56
     assert cells_of(next(row for row in rows if "libshop" in row)).startswith("█" + "i" * 39)
@@ -449,7 +449,7 @@ def test_accessed_is_shown_of_single_pages_of_the_newest_look() -> None:
 
     page.viewing.at = page.viewing.closely.times[0] if page.viewing.closely else None
     assert "accessed is not known here" in drawn(page)[-1]
-    assert asked == ["accessed pages"]
+    assert asked == ["accessed"]
 
 
 def test_the_node_that_most_of_a_cell_is_on_is_shown() -> None:
@@ -463,6 +463,23 @@ def test_the_node_that_most_of_a_cell_is_on_is_shown() -> None:
     assert rows[-1].split()[:11] == ["0", "node", "0", "36", "b", "node", "11", "64", "?", "not", "known"]
     heap = cells_of(next(row for row in drawn(page, 99, 5) if "[heap]" in row))
     assert heap.startswith("0" * 18 + "b" * 32)
+
+
+def test_of_several_nodes_frames_are_asked_for_where_pages_come_without() -> None:
+    page = page_of(look(pages()), look(pages()))
+    asked: list[str] = []
+    page.viewing.ask = lambda name, question, is_each_time=False: asked.append(name)
+    page.viewing.find_nodes = lambda: NodeMap((0, 1), [(0, 200, 0), (200, 300, 1)])
+    page.viewing.palette = "node"
+    assert "frames of pages" in drawn(page)[-1]
+    drawn(page)
+    assert asked == ["node"]
+    words = {HEAP + number: OWN | (number + 1 if number < 36 else 200 + number) for number in range(100)}
+    found = Sparse(np.array(sorted(words), np.uint64), np.array([words[at] for at in sorted(words)], np.uint64))
+    page.viewing.answers["node"] = page.moment().elapsed, found
+    rows = drawn(page, 99)
+    assert cells_of(next(row for row in rows if "[heap]" in row)) == "0" * 36 + "1" * 28
+    assert rows[-1].split()[:8] == ["0", "node", "0", "36", "1", "node", "1", "64"]
 
 
 def test_of_one_node_alone_all_is_on_that_whether_frames_are_known_or_not() -> None:
