@@ -7,6 +7,7 @@ As root, what draws and parses has no rights at all: a small part keeps them. A 
 from __future__ import annotations
 
 import os
+import threading
 import time
 
 from mematlas.cli.command import TARGET_OR_PATH, Command
@@ -27,6 +28,8 @@ EXTRA = "tui"
 INTERVAL, BUDGET = 0.5, 0.08
 SUFFIX = ".mematlas"
 CLOSELY = ("pages",)
+LINGERS = 5.0
+"""Seconds for which a screen may go on after its terminal has gone."""
 OF_EVERYBODY, OF_MACHINE = 1.0, 10.0
 """Seconds between two looks at all processes, and at all of RAM, at the least."""
 
@@ -209,7 +212,23 @@ def show(
         lambda: spent(session),
         recorder,
     )
-    return app.run() or 0
+    is_over = threading.Event()
+    threading.Thread(target=end_with_terminal, args=(is_over,), daemon=True).start()
+    try:
+        return app.run() or 0
+    finally:
+        is_over.set()
+
+
+def end_with_terminal(is_over: threading.Event) -> None:
+    """End a while after the terminal has gone, unless the screen does: what reads keys may wait for what awaits it."""
+    from mematlas.tui.app import is_hung_up
+
+    while not is_hung_up():
+        if is_over.wait(1):
+            return
+    if not is_over.wait(LINGERS):
+        os._exit(1)
 
 
 def rights_of(session: Session, viewing: Viewing) -> str:
