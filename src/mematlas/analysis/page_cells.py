@@ -47,7 +47,7 @@ def signed(pages: Words) -> Places:
 
 
 @record
-class SpaceOfPages:
+class PageSpace:
     """Where the VMAs of a process are, and which long runs of their pages are absent: all in pages, ascending."""
 
     firsts: Places
@@ -61,7 +61,7 @@ class SpaceOfPages:
         return int((self.ends - self.firsts).sum())
 
 
-def space_of(firsts: Places, ends: Places, pages: Words) -> SpaceOfPages:
+def space_of(firsts: Places, ends: Places, pages: Words) -> PageSpace:
     """Return the space of VMAs, given where they begin and end, and which pages have an entry, ascending.
 
     >>> space = space_of(np.array([0, 500]), np.array([400, 600]), np.array([3, 300, 500], np.uint64))
@@ -88,13 +88,13 @@ def space_of(firsts: Places, ends: Places, pages: Words) -> SpaceOfPages:
         sizes = end[chosen] - begin[chosen]
         chosen = chosen[np.argpartition(sizes, len(sizes) - MOST_RUNS)[-MOST_RUNS:]]
     chosen = chosen[np.argsort(begin[chosen], kind="stable")]
-    return SpaceOfPages(firsts, ends, begin[chosen], end[chosen])
+    return PageSpace(firsts, ends, begin[chosen], end[chosen])
 
 
 class Segments:
     """What of a space is drawn with cells of so many pages, and how these lie in words."""
 
-    def __init__(self, space: SpaceOfPages, cell_pages: int) -> None:
+    def __init__(self, space: PageSpace, cell_pages: int) -> None:
         self.cell_pages = cell_pages
         least = FOLD_CELLS * cell_pages
         is_folded = space.run_ends - space.run_firsts >= least

@@ -238,7 +238,7 @@ class Top(App[int]):
                 found = question(timeline)
             except Error as error:
                 found = error
-            except Exception as error:
+            except Exception as error:  # in a thread it would look like silence
                 found = mistake_of(error)
             self.viewing.answers[name] = found
             self.post_message(self.News())

@@ -136,7 +136,7 @@ class Looker:
         except Error as error:
             self.error = error
             self._tell(self)
-        except Exception as error:
+        except Exception as error:  # in a thread it would look like silence
             self.error = mistake_of(error)
             self._tell(self)
         finally:

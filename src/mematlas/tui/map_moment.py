@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mematlas.analysis.page_cells import Pieces, Places, SpaceOfPages
+    from mematlas.analysis.page_cells import PageSpace, Pieces, Places
     from mematlas.analysis.results import VmaUsage
     from mematlas.arrays import Bools, NDArray, Words
     from mematlas.kernel.nodes import NodeMap
@@ -103,7 +103,7 @@ class MapMoment:
         is_same = before is not None and before.vmas.items is seen.vmas
         self.vmas: VmaArrays = before.vmas if before and is_same else VmaArrays(seen.vmas, page_size)
         has_same_pages = before is not None and before.pages.indexes is self.pages.indexes
-        self.space: SpaceOfPages = (
+        self.space: PageSpace = (
             before.space
             if before and has_same_pages and self.vmas.lie_as(before.vmas)
             else space_of(self.vmas.firsts, self.vmas.ends, self.pages.indexes)

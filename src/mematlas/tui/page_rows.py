@@ -9,7 +9,7 @@ from mematlas.arrays import np
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mematlas.analysis.page_cells import Places, SpaceOfPages
+    from mematlas.analysis.page_cells import PageSpace, Places
     from mematlas.arrays import Words
 
     Place = tuple[int, int]
@@ -27,7 +27,7 @@ MOST_CELL = 1 << 44
 class PageRows:
     """The rows of a map of so many columns. Only what stands where is known; rows are not held."""
 
-    def __init__(self, space: SpaceOfPages, names: Places, cell_pages: int, columns: int, is_dense: bool) -> None:
+    def __init__(self, space: PageSpace, names: Places, cell_pages: int, columns: int, is_dense: bool) -> None:
         """``names`` says of each VMA what it is called, as a number; a word of another name begins a row, unless rows
         are to be dense.
         """
@@ -147,7 +147,7 @@ class PageRows:
         return self.segments.most_of(pages)
 
 
-def rows_that_fit(space: SpaceOfPages, names: Places, columns: int, height: int, before: PageRows | None) -> PageRows:
+def rows_that_fit(space: PageSpace, names: Places, columns: int, height: int, before: PageRows | None) -> PageRows:
     """Return all of a space in so many rows, with the smallest cells for which there is room.
 
     Cells stay as large as they were ``before``, if that is not much larger than need be: so they do not flicker.

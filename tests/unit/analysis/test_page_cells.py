@@ -12,9 +12,9 @@ from mematlas.analysis.page_cells import (
     FOLD_CELLS,
     MOST_RUNS,
     CellCounts,
+    PageSpace,
     Pieces,
     Segments,
-    SpaceOfPages,
     class_totals,
     space_of,
 )
@@ -22,7 +22,7 @@ from mematlas.analysis.page_cells import (
 BYTES = (0x81, 0x80, 0x88, 0x91, 0x40, 0x10, 0x08, 0x44, 0x18)
 
 
-def random_space(random: Random) -> tuple[SpaceOfPages, list[tuple[int, int]], dict[int, int]]:
+def random_space(random: Random) -> tuple[PageSpace, list[tuple[int, int]], dict[int, int]]:
     """Return VMAs of few and of many pages, with gaps and without, and their pages with a word each."""
     vmas, pages, at = [], {}, random.randrange(50)
     for _ in range(random.randrange(1, 9)):

@@ -7,11 +7,11 @@ from random import Random
 import numpy as np
 import pytest
 
-from mematlas.analysis.page_cells import SpaceOfPages, space_of
+from mematlas.analysis.page_cells import PageSpace, space_of
 from mematlas.tui.page_rows import MARK, SEPARATOR, PageRows, rows_that_fit
 
 
-def random_space(random: Random) -> tuple[SpaceOfPages, np.ndarray]:
+def random_space(random: Random) -> tuple[PageSpace, np.ndarray]:
     """Return a space of VMAs and their names, as numbers."""
     firsts, ends, pages, at = [], [], [], 0
     for _ in range(random.randrange(1, 30)):
