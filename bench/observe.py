@@ -38,13 +38,12 @@ PLACES: list["ProcFS"] = []
 
 def leave_rights() -> None:
     """Have what takes a right asked of a broker from now on."""
-    from mematlas.cli.apart import TABLES
-    from mematlas.kernel import broker, brokered, confine, descriptors, libc, queries, rights
+    from mematlas.cli.apart import QUERIES
+    from mematlas.kernel import brokered, confine, descriptors, libc, messages, rights
 
     held = rights.effective_capabilities()
     libc.libc()
-    grant = broker.Grant(os.getpid())
-    pid, control, watched = broker.start(grant, os.pidfd_open(os.getpid()), (*queries.QUERIES, *TABLES))
+    pid, control, watched = brokered.start(messages.Grant(os.getpid()), QUERIES)
     descriptors.close_all_but({control.fileno(), watched, *confine.hold_modules()})
     confine.confine()
     rights.lend(held)

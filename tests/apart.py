@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import helpers
-from mematlas.cli.apart import AS_IT_IS, MACHINE, TABLES
+from mematlas.cli.apart import AS_IT_IS
 from mematlas.cli.command import COMMANDS, FILE
-from mematlas.kernel import broker, procfs
-from mematlas.kernel.broker import Grant
-from mematlas.kernel.brokered import BrokeredFS, Lender
-from mematlas.kernel.procfs import ProcessDir
-from mematlas.kernel.queries import MACHINE_FILES, PAGE_FILES, QUERIES
+from mematlas.kernel import messages, procfs
+from mematlas.kernel.brokered import BrokeredFS, Lender, start
+from mematlas.kernel.procfs import PAGE_FILES, ProcessDir
+from mematlas.kernel.queries import MACHINE_FILES
 
 if TYPE_CHECKING:
     from mematlas.kernel.directory import Directory
@@ -34,13 +33,6 @@ OPENED_IN = ("observe.process", "observe.machine", "observe.process_set", "obser
 
 OF_PROCESSES = ("maps", "smaps", "smaps_rollup", "numa_maps", "pagemap", "fd")
 """Files of processes that take a right."""
-
-
-class AllowAll(Grant):
-    """Grants everything: what a command may ask about is tested elsewhere."""
-
-    def allows(self, about: tuple[int, ...], name: str, args: list[Any]) -> bool:
-        return True
 
 
 class AskingFS(BrokeredFS):
@@ -57,8 +49,7 @@ class AskingFS(BrokeredFS):
 @functools.cache
 def lender_of(pid: int) -> Lender:
     """Return what this process asks: a broker of its own."""
-    grant = AllowAll(pid, has_kernel=True)
-    broker_pid, control, _ = broker.start(grant, os.pidfd_open(pid), (*QUERIES, *TABLES, *MACHINE))
+    broker_pid, control, _ = start(messages.Grant(pid, has_kernel=True), "queries_for_all:EVERY")
     return Lender(control, broker_pid)
 
 
@@ -80,6 +71,8 @@ def run_apart(*words: object, **more: Any) -> subprocess.CompletedProcess[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A thread leaves its connection behind when it ends, which is closed then.
+    config.addinivalue_line("filterwarnings", "ignore:unclosed <socket object:ResourceWarning")
     for name in OPENED_IN:
         importlib.import_module(f"mematlas.{name}").ProcFS = asking  # type: ignore[attr-defined]
     helpers.directly = helpers.mematlas  # type: ignore[attr-defined]

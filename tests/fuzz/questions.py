@@ -19,13 +19,14 @@ from random import Random
 from typing import Any
 
 from commands import start_victim
-from mematlas.cli.apart import MACHINE, TABLES
-from mematlas.kernel import broker
+from mematlas.kernel import messages
+from mematlas.kernel.broker import Worker
+from mematlas.kernel.messages import encode
 from mematlas.kernel.procfs import ProcFS
-from mematlas.kernel.queries import QUERIES, NonsenseError, encode
+from mematlas.kernel.queries import NonsenseError
+from mematlas.observe.queries import EVERY
 from mutation import ANY, NUMBERS, PIECES, change_number, mutate
 
-EVERY = (*QUERIES, *TABLES, *MACHINE)
 PID, START, SPACE, COUNTED = "@pid", "@start", "@space", "@counted"
 """What stands in an input for what is another number each time."""
 WHO = (PID, START)
@@ -88,7 +89,7 @@ one process was granted."""
 KERNEL = (range(0xFFFF800000000000, 0xFFFFFFFF00000000), range(0xFFFFFFFF80000000, (1 << 64) - 4096))
 """Addresses of the kernel. (What is beyond is a small negative number; what is between, a count behind which is -1.)"""
 OPENED = re.compile(r"/proc/(?P<pid>\d+)/|/proc/(kpage\w+|slabinfo|vmallocinfo|iomem)$")
-KINDS = (broker.ANSWER, broker.RECORD, broker.ARRAYS, broker.PIECE, broker.FAILURE, broker.REFUSAL)
+KINDS = (messages.ANSWER, messages.RECORD, messages.ARRAYS, messages.PIECE, messages.FAILURE, messages.REFUSAL)
 DONE = b"."
 MOST_HELD = 300
 """Descriptors that a worker may have open: 16 processes, and 64 address spaces of each sort, with what these hold."""
@@ -143,8 +144,8 @@ class Asked:
         with ProcFS().process(self.pid) as process:
             self.victim = process.identity
         ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        grant = broker.Grant(os.getpid(), frozenset((self.victim,)))
-        self._worker = broker.Worker(ours, grant, EVERY)
+        grant = messages.Grant(os.getpid(), frozenset((self.victim,)))
+        self._worker = Worker(ours, grant, EVERY)
         self._ours = ours
         self._heard: list[tuple[bytes, list[int]]] = []
         self._is_heard = threading.Event()
@@ -152,7 +153,7 @@ class Asked:
         self._numbers = {SPACE: 0, COUNTED: 0}
         for key, name, more in ((SPACE, "hold_tables", ("auto",)), (COUNTED, "hold_counted", ())):
             for kind, answer, _ in self._answers(encode(name, *self.victim, *more)):
-                if kind == broker.ANSWER:
+                if kind == messages.ANSWER:
                     told = marshal.loads(answer)
                     self._numbers[key] = told[0] if isinstance(told, tuple) else told
 
@@ -174,7 +175,7 @@ class Asked:
         self._heard.clear()
         self._is_heard.clear()
         try:
-            self._worker.take(data[: broker.QUESTION_SIZE])
+            self._worker.take(data[: messages.QUESTION_SIZE])
         except NonsenseError:
             pass
         finally:
@@ -182,11 +183,11 @@ class Asked:
             self._is_heard.wait()
         for area in self._worker.procfs.areas._areas[1:]:
             area.is_looked_at = False  # the first is given back by a question
-        return [(message[:1], message[1:], opened) for message, opened in self._heard if message[:1] != broker.MORE]
+        return [(message[:1], message[1:], opened) for message, opened in self._heard if message[:1] != messages.MORE]
 
     def _hear(self) -> None:
         while True:
-            message, rights, _, _ = socket.recv_fds(self._theirs, broker.ANSWER_SIZE + 16, 4)
+            message, rights, _, _ = socket.recv_fds(self._theirs, messages.ROOM, 4)
             if message == DONE:
                 self._is_heard.set()
             else:
@@ -203,9 +204,9 @@ class Asked:
 
 def numbers_in(kind: bytes, answer: bytes) -> Iterator[int]:
     """Yield the numbers of an answer, of 64 bits where it is bytes."""
-    if kind in (broker.ANSWER, broker.PIECE) and answer:
+    if kind in (messages.ANSWER, messages.PIECE) and answer:
         yield from numbers_of(marshal.loads(answer))
-    elif kind == broker.RECORD:
+    elif kind == messages.RECORD:
         yield from numbers_of(pickle.loads(answer))
 
 

@@ -24,18 +24,18 @@ import pytest
 
 from conftest import Outcome
 from helpers import Program, mematlas, skip_without_tables, steadily
-from mematlas.cli.apart import MACHINE, TABLES, found_now
+from mematlas.cli.apart import QUERIES, found_now
 from mematlas.cli.session import Session
 from mematlas.errors import NotSupported
 from mematlas.frozen import replace
 from mematlas.kernel import broker
-from mematlas.kernel.broker import Grant
-from mematlas.kernel.brokered import BrokeredFS, BrokerGone, Lender
+from mematlas.kernel.broker import MOST_WORKERS
+from mematlas.kernel.brokered import BrokeredFS, BrokerGone, Lender, start
 from mematlas.kernel.confine import USERS, confine
 from mematlas.kernel.madvise import MADV_COLD, MADV_PAGEOUT
 from mematlas.kernel.maps import read_maps
+from mematlas.kernel.messages import CONNECT, Grant, encode
 from mematlas.kernel.procfs import ProcFS
-from mematlas.kernel.queries import QUERIES, encode
 from mematlas.kernel.vmfile import LiveFiles
 from mematlas.observe.process import Process
 from test_promises import pinned as pinned
@@ -370,6 +370,12 @@ def test_an_interrupt_ends_both(front: Running) -> None:
 # --- as an attacker
 
 
+def lender_of(grant: Grant) -> Lender:
+    """Start a broker for ourselves; return what asks it."""
+    broker_pid, control, _ = start(replace(grant, front=os.getpid()), QUERIES)
+    return Lender(control, broker_pid)
+
+
 def in_front(grant: Grant, attack: Callable[[Lender, BrokeredFS], Any]) -> tuple[int, Any, str]:
     """Run as a front end that somebody has taken over; return how it ended, what came of it, and what was said."""
     reader, writer = os.pipe()
@@ -380,9 +386,7 @@ def in_front(grant: Grant, attack: Callable[[Lender, BrokeredFS], Any]) -> tuple
             os.dup2(said, 2)
             for fd in (reader, heard):
                 os.close(fd)
-            named, asked = replace(grant, front=os.getpid()), (*QUERIES, *TABLES, *MACHINE)
-            broker_pid, control, _ = broker.start(named, os.pidfd_open(os.getpid()), asked)
-            lender = Lender(control, broker_pid)
+            lender = lender_of(grant)
             os.write(writer, json.dumps(attack(lender, BrokeredFS(lender))).encode())
         finally:
             os._exit(0)
@@ -530,7 +534,7 @@ def test_nonsense_where_connections_are_asked_for_ends_it_too() -> None:
 def test_connections_are_bounded_and_who_has_too_many_is_told() -> None:
     def attack(lender: Lender, _: BrokeredFS) -> list[int]:
         held, refused = [], 0
-        for _number in range(broker.MOST_WORKERS + 20):
+        for _number in range(MOST_WORKERS + 20):
             try:
                 held.append(lender._connect()[0])
             except OSError as error:
@@ -538,7 +542,7 @@ def test_connections_are_bounded_and_who_has_too_many_is_told() -> None:
                 break
         return [len(held), refused]
 
-    assert in_front(Grant(0), attack)[1] == [broker.MOST_WORKERS, errno.EAGAIN]
+    assert in_front(Grant(0), attack)[1] == [MOST_WORKERS, errno.EAGAIN]
 
 
 def test_who_never_reads_is_ended(victim: Callable[..., Victim]) -> None:
@@ -655,9 +659,9 @@ def test_a_pipe_that_nobody_reads_keeps_no_broker() -> None:
     if pid == 0:
         try:
             os.dup2(full, 2)
-            broker_pid, control, _ = broker.start(Grant(os.getpid()), os.pidfd_open(os.getpid()))
-            os.write(tell, str(broker_pid).encode())
-            Lender(control, broker_pid)._connection().sendmsg([b"nonsense"])
+            lender = lender_of(Grant(0))
+            os.write(tell, str(lender.pid).encode())
+            lender._connection().sendmsg([b"nonsense"])
             time.sleep(DEADLINE)
         finally:
             os._exit(0)
@@ -672,11 +676,11 @@ def test_a_pipe_that_nobody_reads_keeps_no_broker() -> None:
 
 STARTED_HERE = """
 import os, sys
-from mematlas.cli.apart import TABLES
-from mematlas.kernel import broker
-from mematlas.kernel.brokered import Lender
+from mematlas.cli.apart import QUERIES
+from mematlas.kernel import messages
+from mematlas.kernel.brokered import Lender, start
 assert sys.path[0] == "" and "ctypes" not in sys.modules
-pid, control, _ = broker.start(broker.Grant(os.getpid()), os.pidfd_open(os.getpid()), TABLES)
+pid, control, _ = start(messages.Grant(os.getpid()), QUERIES)
 import numpy  # what hears the answer has it already
 with open("ctypes.py", "w") as file:
     file.write("open('imported', 'w')")
@@ -709,14 +713,14 @@ def ask_for_nothing_more(lender: Lender) -> None:
 
 
 def leave_an_answer(lender: Lender) -> None:
-    lender.control.sendmsg([broker.CONNECT])
+    lender.control.sendmsg([CONNECT])
     time.sleep(0.2)
     lender.control.close()
     time.sleep(DEADLINE)
 
 
 def ask_nonsense_and_end(lender: Lender) -> None:
-    for question in (broker.CONNECT, b"nonsense"):
+    for question in (CONNECT, b"nonsense"):
         lender.control.sendmsg([question])
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from mematlas.cli.arguments import Namespace
     from mematlas.cli.command import Command
+    from mematlas.cli.watchdog import Watchdog
 
 APART = "--apart"
 FIRST_OPTIONS = ("-h", "--help", "-V", "--version")
@@ -151,8 +152,8 @@ def dispatch(words: list[str], watched: bool) -> int:
         return run_command(name, rest, apart)
     from mematlas.cli.watchdog import Watchdog
 
-    with Watchdog():
-        return run_command(name, rest, apart)
+    with Watchdog() as watchdog:
+        return run_command(name, rest, apart, watchdog)
 
 
 def show_help(subject: str | None, short: bool = False) -> int:
@@ -177,7 +178,7 @@ def show_help(subject: str | None, short: bool = False) -> int:
     return 0
 
 
-def run_command(name: str, words: list[str], apart: bool = False) -> int:
+def run_command(name: str, words: list[str], apart: bool = False, watchdog: Watchdog | None = None) -> int:
     """Run one command; ``apart`` from the rights that it takes."""
     from mematlas.cli.session import standard_session
 
@@ -189,6 +190,7 @@ def run_command(name: str, words: list[str], apart: bool = False) -> int:
     if asks_for_help(words):
         return show_help(name, short="--help" not in words)
     session = standard_session(program)
+    session.watchdog = watchdog
     try:
         args = parse(name, command, words)
         if command.check:

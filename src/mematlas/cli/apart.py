@@ -6,25 +6,10 @@ import os
 
 from mematlas.cli.command import COMMANDS, FILE
 from mematlas.errors import BadInput, Error, NotSupported, PermissionDenied
-from mematlas.kernel import broker, brokered
-from mematlas.kernel.broker import Grant
+from mematlas.kernel import brokered
 from mematlas.kernel.confine import leave_rights, may_others_go
-from mematlas.kernel.memory.reader import READER_NAMES
+from mematlas.kernel.messages import Grant
 from mematlas.kernel.procfs import MACHINE as MACHINE_FILE
-from mematlas.kernel.queries import (
-    QUERIES,
-    Query,
-    flag,
-    fraction,
-    leaves,
-    number,
-    one_of,
-    optional,
-    pairs,
-    path,
-    places,
-    text,
-)
 from mematlas.kernel.rights import effective_capabilities, lend
 from mematlas.model.target import is_group
 
@@ -39,54 +24,10 @@ AS_IT_IS = frozenset(("doctor", "capture", "convert", "report", "demo", "lab", "
 """Commands that try rights out, write files, or run programs of their own."""
 OF_ONE = frozenset(("maps", "pages", "translate", "hist", "map", "tables"))
 """Commands that look at one process and at no other."""
+QUERIES = "mematlas.observe.queries:EVERY"
+"""What may be asked."""
 TOP = "top"
 """It may act on a process that is named at the start, if that is confirmed there."""
-SERVED = "mematlas.model.pagetables.served"
-READER = one_of("auto", *READER_NAMES)
-TABLES = (
-    Query(f"{SERVED}:open_tables", (READER,), is_about_process=False),
-    Query(f"{SERVED}:prove_frames", (READER,), is_about_process=False),
-    Query(f"{SERVED}:hold_tables", (READER,)),
-    Query(f"{SERVED}:release_tables", (number,), is_about_process=False, is_told=True),
-    Query(f"{SERVED}:are_tables_current", (number,), is_about_process=False),
-    Query(f"{SERVED}:walk_tables", (number, flag, number, number, number), is_about_process=False),
-    Query(f"{SERVED}:walk_to_address", (number, flag, number), is_about_process=False),
-    Query(f"{SERVED}:count_maps", (READER, places), is_about_process=False),
-    Query(f"{SERVED}:count_maps_alone", (READER, places), is_about_process=False),
-    Query(f"{SERVED}:find_anonymous", (READER, places), is_about_process=False),
-    Query(f"{SERVED}:find_pinned", (READER, places), is_about_process=False),
-    Query(f"{SERVED}:count_shares", (READER, places), is_about_process=False),
-    Query(f"{SERVED}:open_counts", is_about_process=False),
-    Query(f"{SERVED}:renew_layout", is_about_process=False),
-    Query(f"{SERVED}:hold_counted"),
-    Query(f"{SERVED}:release_counted", (number,), is_about_process=False, is_told=True),
-    Query(f"{SERVED}:are_counted_current", (number,), is_about_process=False),
-    Query(f"{SERVED}:count_range", (number, number, number, number), is_about_process=False),
-    Query(f"{SERVED}:sample_counted", (number,), is_about_process=False),
-    Query(f"{SERVED}:count_table_shares", (number, number, number), is_about_process=False),
-    Query(f"{SERVED}:count_leaves", (leaves,), is_about_process=False),
-    Query(f"{SERVED}:ask_frames", (places,), is_about_process=False),
-)
-"""What is asked about page tables."""
-OBSERVE = "mematlas.observe.served"
-SOURCE = one_of("auto", "structs", "files")
-MACHINE = (
-    Query(f"{OBSERVE}:open_frames", (SOURCE,), False, is_about_everybody=True),
-    Query(
-        f"{OBSERVE}:look_at_frames",
-        (SOURCE, text, optional(fraction), optional(number)),
-        False,
-        is_about_everybody=True,
-    ),
-    Query(f"{OBSERVE}:check_frames", (SOURCE,), False, is_about_everybody=True),
-    Query(f"{OBSERVE}:find_kernel_memory", (fraction,), False, is_about_everybody=True),
-    Query(f"{OBSERVE}:find_owners", (fraction, pairs), False, is_about_everybody=True),
-    Query(f"{OBSERVE}:find_everything", (text, number, text, fraction), False, is_about_everybody=True),
-    Query(f"{OBSERVE}:find_largest_files", (number,), False, is_about_everybody=True),
-    Query(f"{OBSERVE}:look_at_process", is_stream=True),
-    Query(f"{OBSERVE}:look_at_path", (path,), False, is_about_everybody=True, is_stream=True),
-)
-"""What is asked about all of RAM and the page cache."""
 
 
 def part(name: str, args: Namespace, session: Session, kept: Collection[int] = ()) -> None:
@@ -112,10 +53,15 @@ def part(name: str, args: Namespace, session: Session, kept: Collection[int] = (
     if session.procfs.hides_others:
         raise NotSupported("--apart", "a /proc without hidepid, which shows who has no rights no process of others")
     grant = granted(name, args, session)
-    front = os.pidfd_open(os.getpid())
-    pid, control, watched = broker.start(grant, front, (*QUERIES, *TABLES, *MACHINE))
-    session.procfs.close()
-    leave_rights({control.fileno(), watched, *kept, *(session.writer.fds if session.writer else ())})
+    if session.watchdog:
+        session.watchdog.leave()  # the C library has every thread become another user, and waits for each
+    try:
+        pid, control, watched = brokered.start(grant, QUERIES)
+        session.procfs.close()
+        leave_rights({control.fileno(), watched, *kept, *(session.writer.fds if session.writer else ())})
+    finally:
+        if session.watchdog:
+            session.watchdog.begin()
     lend(held)
     session.lender = brokered.Lender(control, pid)
     session.lender.introduce()

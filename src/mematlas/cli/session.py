@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mematlas.cli.launch import Launched
     from mematlas.cli.moments import Moment
     from mematlas.cli.signals import Interrupts
+    from mematlas.cli.watchdog import Watchdog
     from mematlas.kernel.brokered import Lender
     from mematlas.model.target import Target
     from mematlas.observe.process import Process
@@ -46,6 +47,8 @@ class Session:
         self.command = command
         """What followed ``--``; None without it."""
         self.launched: Launched | None = None
+        self.watchdog: Watchdog | None = None
+        """What may end us while we wait for the kernel."""
         self.lender: Lender | None = None
         """What keeps our rights, where we have left them."""
         self.words: list[str] = []

@@ -37,19 +37,40 @@ class Watchdog:
 
     def __init__(self) -> None:
         self._leash = _thread.allocate_lock()
+        """Held while it is to watch."""
+        self._awake = _thread.allocate_lock()
+        """Held while there is a thread."""
 
     def __enter__(self) -> Self:
-        self._leash.acquire()
-        try:
-            _thread.start_new_thread(self._watch, ())
-        except RuntimeError:
-            pass  # no thread is to be had (ulimit -u, pids.max), just when somebody wants to know why: go on without
+        self.begin()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._leash.release()
 
+    def begin(self) -> None:
+        """Watch from now on."""
+        self._leash.acquire()
+        self._awake.acquire()
+        try:
+            _thread.start_new_thread(self._watch, ())
+        except RuntimeError:
+            # No thread is to be had (ulimit -u, pids.max), just when somebody wants to know why: go on without.
+            self._awake.release()
+
+    def leave(self) -> None:
+        """Watch no more, until it is to begin again: there is no thread then that others would have to wait for."""
+        self._leash.release()
+        with self._awake:
+            pass
+
     def _watch(self) -> None:
+        try:
+            self._look_until_left()
+        finally:
+            self._awake.release()
+
+    def _look_until_left(self) -> None:
         pthread_sigmask(SIG_BLOCK, ENDING)  # they are for the main thread, or for nobody
         nr_seen = nr_waits = 0
         is_watched = os.isatty(2)
@@ -65,6 +86,7 @@ class Watchdog:
                 if waited_for and nr_waits >= NR_LOOKS_SILENT:
                     is_watched = False
                     tell(waited_for)
+        self._leash.release()
 
 
 def tell(path: str) -> None:

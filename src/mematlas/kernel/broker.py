@@ -17,8 +17,9 @@ each process and thread of the front end that asks has one to itself, which is e
 
 from __future__ import annotations
 
-import _socket  # socket itself costs 9 ms
+import _socket
 import errno
+import fcntl
 import marshal
 import os
 import select
@@ -37,13 +38,32 @@ from _signal import (  # type: ignore[import-not-found]
     pidfd_send_signal,
     signal,
 )
+from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
 from mematlas.errors import Error, ProcessGone, TargetNotFound, taken_apart
-from mematlas.frozen import record
-from mematlas.kernel.confine import USERS, import_nothing_from_here, unused_user
+from mematlas.kernel.abandon import end_with, lacks_room, let_go_of_streams
+from mematlas.kernel.confine import USERS, unused_user
 from mematlas.kernel.descriptors import STDERR, close_all_but, write_within
-from mematlas.kernel.procfs import ProcFS
-from mematlas.kernel.queries import QUERIES, NonsenseError, Query, number
+from mematlas.kernel.messages import (
+    ANSWER,
+    ARRAYS,
+    CONNECT,
+    FAILURE,
+    FD_SIZE,
+    INTRODUCE,
+    MESSAGE_SIZE,
+    MISTAKE,
+    PIECE,
+    QUESTION_SIZE,
+    RECORD,
+    REFUSAL,
+    TAKEN_BACK,
+    Grant,
+    carrying,
+    send_whole,
+)
+from mematlas.kernel.procfs import ProcFS, started_by
+from mematlas.kernel.queries import NonsenseError, Query, named, number
 from mematlas.kernel.status import read_stat, read_status
 
 TYPE_CHECKING = False
@@ -54,73 +74,26 @@ if TYPE_CHECKING:
     from mematlas.kernel.procfs import ProcessDir
     from mematlas.kernel.shared_areas import Areas
 
-QUESTION_SIZE = 1 << 16
-ANSWER_SIZE = 1 << 16
-"""Bytes of one message of an answer; longer ones are several."""
 MOST_WORKERS = 64
 """Each takes four descriptors of the broker's, and what it has answered last: up to some 20 MiB."""
 MOST_HELD = 16
 """Processes that a worker holds open."""
-FD_SIZE = 4
-"""Bytes of an int, which a descriptor is."""
-ANSWER, RECORD, ARRAYS, PIECE, MORE, FAILURE, REFUSAL, MISTAKE = b"=", b"*", b"#", b"-", b"+", b"e", b"o", b"!"
-"""What a message begins with: an answer, one that is a record, one with arrays in a file of memory, one of several; a
-part of what follows; an error of ours, or of the system; a traceback."""
 PLACE_SIZE = 32
 """Bytes that say where an array is, at the most."""
 LONG = 1 << 14
 """Bytes of arrays from which on these are not sent but put into memory."""
-TAKEN_BACK = b"<"
-"""What a question may begin with, with a digit: nobody looks at the area of that number any more."""
 MOST_TAKEN_BACK = 16
-"""Bytes of that."""
+"""Bytes of areas that are taken back before a question."""
 MOST_WAIT = 1
 """Seconds that standard error is waited for, and once more in writing to it."""
 MOST_SHOWN = 64
 """Bytes of nonsense that is shown."""
-CONNECT, INTRODUCE = b"c", b"u"
-"""What is asked where connections are: for one, and to be remembered by who the front end is now."""
 GRACE_MS = 5000
 """Milliseconds that a front end may go on that asks for nothing any more."""
+CREDENTIALS_SIZE = 3 * FD_SIZE
+"""Bytes of a struct ucred: the process, the user and the group, an int each."""
 SIOCOUTQ = 0x5411
 """How many bytes that were sent nobody has taken: include/uapi/linux/sockios.h."""
-
-
-@record
-class Grant:
-    """What a front end may ask about: what its command was given at the start, and no more."""
-
-    front: int
-    """The PID of the front end, whose user is its own and its children's, and nobody else's."""
-    processes: frozenset[tuple[int, int]] | None = None
-    """The PID and start of each process that may be looked at; None for all."""
-    acts: frozenset[tuple[int, int]] = frozenset()
-    """The PID and start of each process that may be acted on."""
-    advice: frozenset[int] = frozenset()
-    """What advice may be given to them: MADV_*."""
-    paths: frozenset[str] = frozenset()
-    """Files and directories that may be looked at."""
-    has_kernel: bool = False
-    """Whether the kernel's own half of page tables may be looked at."""
-
-    def allows(self, about: tuple[int, ...], name: str, args: list[Any]) -> bool:
-        """Whether a process may be acted on in this way."""
-        from mematlas.kernel.madvise import MADV_WILLNEED
-
-        advice = args[0] if name == "give_advice" else MADV_WILLNEED
-        return about in self.acts and advice in self.advice
-
-    def has(self, process: ProcessDir) -> bool:
-        """Whether a process may be looked at, or the one that it is a thread of."""
-        if self.processes is None:
-            return True
-        status = read_status(process)
-        with process.procfs.process(self.front) as front:
-            users = status.get("Uid", "").split(), read_status(front).get("Uid", "").split()
-        if users[0] == users[1] != [str(os.getuid())] * 4:
-            return True
-        with process.procfs.process(int(status.get("Tgid", "0"))) as first:
-            return (first.pid, read_stat(first).start_time) in self.processes
 
 
 # --- one connection
@@ -178,7 +151,7 @@ class Worker:
             if question.is_about_everybody and self.procfs.grant.processes is not None:
                 raise PermissionError(errno.EACCES, "only some processes were asked for at the start")
             subject = self._process(*about) if about else self.procfs
-            if question.is_act and not self.procfs.grant.allows(about, question.name, args):
+            if question.is_act and not self.may_act(about, question.name, args):
                 raise PermissionError(errno.EACCES, "not to be acted on, or not so")
             result = question.answering()(subject, *args)
             if question.is_opening:
@@ -186,12 +159,12 @@ class Worker:
                 return
             if question.is_stream:
                 for piece in result:
-                    self._send(PIECE, marshal.dumps(piece))
+                    send_whole(self.connection, PIECE, marshal.dumps(piece))
                 result = None
         except Error as error:
-            self._send(FAILURE, marshal.dumps(taken_apart(error)))
+            send_whole(self.connection, FAILURE, marshal.dumps(taken_apart(error)))
         except OSError as error:
-            self._send(REFUSAL, marshal.dumps(error.errno or errno.EIO))
+            send_whole(self.connection, REFUSAL, marshal.dumps(error.errno or errno.EIO))
         else:
             self._send_result(result)
 
@@ -214,6 +187,26 @@ class Worker:
             about, parts = (number(parts[0]), number(parts[1])), parts[2:]
         return question, about, [vet(part) for vet, part in zip(question.vets, parts, strict=True)]
 
+    def may_act(self, about: tuple[int, ...], name: str, args: list[Any]) -> bool:
+        """Whether a process may be acted on in this way."""
+        from mematlas.kernel.madvise import MADV_WILLNEED
+
+        advice = args[0] if name == "give_advice" else MADV_WILLNEED
+        return about in self.procfs.grant.acts and advice in self.procfs.grant.advice
+
+    def may_look(self, process: ProcessDir) -> bool:
+        """Whether a process may be looked at, or the one that it is a thread of."""
+        grant = self.procfs.grant
+        if grant.processes is None:
+            return True
+        status = read_status(process)
+        with self.procfs.process(grant.front) as front:
+            users = status.get("Uid", "").split(), read_status(front).get("Uid", "").split()
+        if users[0] == users[1] != [str(os.getuid())] * 4:
+            return True
+        with self.procfs.process(int(status.get("Tgid", "0"))) as first:
+            return (first.pid, read_stat(first).start_time) in grant.processes
+
     def _process(self, pid: int, start: int) -> ProcessDir:
         """Return a process, held open. Raises OSError: it has ended, or is none that may be looked at."""
         process = self._held.pop((pid, start), None) or self._opened(pid, start)
@@ -230,7 +223,7 @@ class Worker:
         try:
             if read_stat(process).start_time != start:
                 raise ProcessGone(pid)
-            if not self.procfs.grant.has(process):
+            if not self.may_look(process):
                 raise PermissionError(errno.EACCES, "not asked for at the start")
         except BaseException as error:
             process.close()
@@ -239,24 +232,18 @@ class Worker:
             raise
         return process
 
-    def _send(self, kind: bytes, data: bytes) -> None:
-        last = len(data) - len(data) % ANSWER_SIZE if data else 0
-        for start in range(0, last, ANSWER_SIZE):
-            self.connection.sendmsg([MORE, data[start : start + ANSWER_SIZE]])
-        self.connection.sendmsg([kind, data[last:]])
-
     def _send_result(self, result: object) -> None:
         """Send a result: as `marshal` has it, or as `pickle` where it is a record."""
         try:
-            self._send(ANSWER, marshal.dumps(result))  # type: ignore[arg-type]
+            send_whole(self.connection, ANSWER, marshal.dumps(result))  # type: ignore[arg-type]
             return
         except ValueError:
             import pickle
         arrays: list[Any] = []
         data = pickle.dumps(result, protocol=5, buffer_callback=arrays.append)
         buffers = [array.raw() for array in arrays]
-        if sum(map(len, buffers)) < LONG or len(data) + PLACE_SIZE * len(buffers) > ANSWER_SIZE:
-            self._send(RECORD, pickle.dumps(result))
+        if sum(map(len, buffers)) < LONG or len(data) + PLACE_SIZE * len(buffers) > MESSAGE_SIZE:
+            send_whole(self.connection, RECORD, pickle.dumps(result))
         else:
             self._send_arrays(buffers, data)
 
@@ -279,19 +266,12 @@ class Worker:
         Raises:
             NonsenseError: it was asked for before the answer to an earlier question was taken.
         """
-        import fcntl
-
         try:
             if any(fcntl.ioctl(self.connection, SIOCOUTQ, bytes(FD_SIZE))):
                 raise NonsenseError
             self.connection.sendmsg([ANSWER], carrying(fd))
         finally:
             os.close(fd)
-
-
-def carrying(fd: int) -> list[tuple[int, int, bytes]]:
-    """Return what has a descriptor sent along with a message: unix(7)."""
-    return [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(FD_SIZE, sys.byteorder))]
 
 
 class ServedFS(ProcFS):
@@ -316,14 +296,6 @@ class ServedFS(ProcFS):
         """The PIDs of the front end and of the broker: they belong to us."""
         broker = os.getppid()
         return frozenset((self.grant.front, broker, *started_by(broker, self)))
-
-
-def started_by(pid: int, procfs: ProcFS) -> list[int]:
-    """Return the children of a process that has one thread; none where the kernel does not list them."""
-    try:
-        return list(map(int, procfs.read(f"{pid}/task/{pid}/children").split()))
-    except (Error, ValueError):
-        return []  # needs CONFIG_PROC_CHILDREN
 
 
 # --- all connections
@@ -371,18 +343,27 @@ class Broker:
     def _hear(self) -> bool:
         """Do what is asked where connections are; return whether the front end goes on."""
         try:
-            asked = self.control.recv(len(CONNECT) + 1)
+            asked = self._hear_user()
         except ConnectionResetError:
             return False  # it has let go of an answer
         if asked == CONNECT:
             self._connect()
-        elif asked == INTRODUCE:
-            self._learn_user()
-            self._answer(b"0" if self.user is None else b"1")
-        elif asked:
+        elif asked and asked != INTRODUCE:
             self._end_front(asked)
             return False
         return bool(asked)
+
+    def _hear_user(self, flags: int = 0) -> bytes:
+        """Return what is said where connections are, and remember who says it, once that has become somebody else.
+
+        The kernel notes who sends what, at that moment (unix(7), SO_PASSCRED).
+        """
+        asked, rights, _, _ = self.control.recvmsg(len(CONNECT) + 1, _socket.CMSG_SPACE(CREDENTIALS_SIZE), flags)
+        for _, kind, data in rights:
+            if kind == _socket.SCM_CREDENTIALS and self.user is None:
+                user = int.from_bytes(data[FD_SIZE : 2 * FD_SIZE], sys.byteorder)
+                self.user = user if user in USERS else None
+        return asked
 
     def _answer(self, data: bytes, rights: Sequence[tuple[int, int, bytes]] = ()) -> None:
         try:
@@ -444,16 +425,6 @@ class Broker:
             self._end_front(nonsense)
         return not nonsense
 
-    def _learn_user(self) -> None:
-        """Remember who the front end is, once it has become somebody else."""
-        try:
-            with ProcFS().process(self.grant.front) as front:
-                users = read_status(front).get("Uid", "").split()
-        except Error:
-            return
-        if users and int(users[0]) in USERS:
-            self.user = int(users[0])
-
     def end_all(self) -> None:
         """End the workers, the front end, and all of its children: they are of its user, which nobody else is.
 
@@ -463,6 +434,11 @@ class Broker:
         """
         for worker in self._workers:
             end(worker)
+        try:
+            while self.user is None and self._hear_user(_socket.MSG_DONTWAIT):
+                pass  # it may have ended before it was heard
+        except OSError:
+            pass  # there is no more
         waiting = select.poll()
         waiting.register(self.front, select.POLLIN)
         waiting.poll(GRACE_MS)
@@ -529,8 +505,6 @@ def work(
     others: tuple[int, ...],
 ) -> NoReturn:
     """Serve one connection, in a worker: nothing here may return. ``others`` are the broker's ends."""
-    from mematlas.kernel.abandon import end_with, lacks_room, let_go_of_streams
-
     try:
         for fd in others:  # the next step takes one
             os.close(fd)
@@ -555,52 +529,31 @@ def work(
         os._exit(0)
 
 
-def start(grant: Grant, front: int, queries: tuple[Query, ...] = QUERIES) -> tuple[int, _socket.socket, int]:
-    """Start a broker; return its PID, where connections are asked for, and a pipe that is closed when it ends.
-
-    ``front`` is a pidfd of ourselves, who become the front end.
-    """
-    theirs, ours = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-    watched, alive = os.pipe()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    pid = os.fork()
-    if pid == 0:
-        os.close(watched)
-        theirs.close()
-        run(Broker(ours, front, grant, queries), (ours.fileno(), front, alive))
-    os.close(alive)
-    ours.close()
-    return pid, theirs, watched
-
-
-def run(broker: Broker, kept: tuple[int, ...]) -> NoReturn:
-    """Be the broker: nothing here may return."""
+def run(control: _socket.socket, front: int, alive: int, grant: Grant, queries: str) -> NoReturn:
+    """Be the broker: nothing here may return. ``alive`` is closed when we end."""
+    broker: Broker | None = None
     try:
         os.setsid()  # what is typed at a terminal is for the front end
-        import_nothing_from_here()
         for signal_number in (SIGHUP, SIGINT, SIGTERM, SIGIO):
             signal(signal_number, SIG_DFL)
         signal(SIGPIPE, SIG_IGN)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for fd in (0, 1):
             os.dup2(null, fd)
-        close_all_but(kept)
-        # Loaded here: the front end goes on meanwhile, and workers find what they need loaded.
-        from resource import RLIMIT_NOFILE, getrlimit, setrlimit
-
-        import mematlas.kernel.abandon
-
+        close_all_but((control.fileno(), front, alive))
         _, most = getrlimit(RLIMIT_NOFILE)
         setrlimit(RLIMIT_NOFILE, (most, most))
+        every: tuple[Query, ...] = named(queries)
+        broker = Broker(control, front, grant, every)
         broker.serve()
-        mematlas.kernel.abandon.let_go_of_streams()  # nothing is left to say: who reads it waits for no end of ours
+        let_go_of_streams()  # nothing is left to say: who reads it waits for no end of ours
     except BaseException:
         import traceback
 
         say(traceback.format_exc().encode("utf-8", "replace"))
     finally:
         try:
-            broker.end_all()
+            if broker:
+                broker.end_all()
         finally:
             os._exit(0)

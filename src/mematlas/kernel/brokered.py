@@ -14,9 +14,11 @@ from _signal import SIG_IGN, SIGIO, signal  # type: ignore[import-not-found]
 from _thread import _local
 
 from mematlas.errors import Error, put_together
-from mematlas.kernel import broker
-from mematlas.kernel.procfs import ProcessDir, ProcFS
-from mematlas.kernel.queries import PAGE_FILES, encode
+from mematlas.kernel import messages
+from mematlas.kernel.confine import import_nothing_from_here
+from mematlas.kernel.libc import plain_function
+from mematlas.kernel.messages import encode, receive, receive_whole
+from mematlas.kernel.procfs import PAGE_FILES, ProcessDir, ProcFS, started_by
 from mematlas.kernel.status import read_processor_seconds
 
 TYPE_CHECKING = False
@@ -25,14 +27,16 @@ if TYPE_CHECKING:
     from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
     from mematlas.kernel.directory import Directory
+    from mematlas.kernel.messages import Grant
     from mematlas.kernel.shared_areas import Looked
 
     P = ParamSpec("P")
     T = TypeVar("T")
 
-ROOM = broker.ANSWER_SIZE + 16
 ASKED_FIRST = frozenset(("iomem",))
 """Files that anybody may open, and that show more to whoever has a right."""
+F_SETOWN, F_SETFL = 8, 4
+"""fcntl(2): include/uapi/asm-generic/fcntl.h."""
 ENDED = "the part of mematlas that has the rights has ended"
 
 
@@ -70,7 +74,7 @@ class _Asked:
 
     def __enter__(self) -> _socket.socket:
         # In one message, since each wakes who answers.
-        begins = [b"%c%d" % (broker.TAKEN_BACK, number) for number, area in self.own.areas.items() if area.let_go()]
+        begins = [b"%c%d" % (messages.TAKEN_BACK, number) for number, area in self.own.areas.items() if area.let_go()]
         try:
             self.connection.sendmsg([*begins, self.question])
         except BrokenPipeError:
@@ -95,6 +99,8 @@ class Lender:
         self.workers: set[int] = set()
         """The PIDs of those that serve this process."""
         self._own = _Connection()
+        self._ahead: list[int] = []
+        """The PID of who has asked for a connection before one is needed."""
 
     def ask(self, name: str, *parts: object) -> tuple[Any, int]:
         """Return the answer to a question, and the descriptor that came with it, or -1.
@@ -104,14 +110,14 @@ class Lender:
         """
         with self._asked(name, parts) as connection:
             kind, data, fd = receive_whole(connection)
-        if kind == broker.ARRAYS:
+        if kind == messages.ARRAYS:
             return with_arrays(self._own.areas, data, fd), -1
         return answer_of(kind, data), fd
 
     def each(self, name: str, *parts: object) -> Iterator[Any]:
         """Yield the answers to a question that has any number of them."""
         with self._asked(name, parts) as connection:
-            while (message := receive_whole(connection))[0] == broker.PIECE:
+            while (message := receive_whole(connection))[0] == messages.PIECE:
                 yield marshal.loads(message[1])
         answer_of(*message[:2])
 
@@ -126,7 +132,7 @@ class Lender:
 
     def _asked(self, name: str, parts: tuple[object, ...]) -> _Asked:
         question = encode(name, *parts)
-        if len(question) > broker.QUESTION_SIZE:
+        if len(question) > messages.QUESTION_SIZE:
             raise OSError(errno.E2BIG, f"too much to be asked at once: {name}")
         return _Asked(self._own, self._connection(), question)
 
@@ -140,7 +146,8 @@ class Lender:
     def _connect(self) -> tuple[_socket.socket, int]:
         try:
             # Who asks at the same time may get ours, and we theirs: one is like the other.
-            self.control.sendmsg([broker.CONNECT])
+            if self._next_asker() != os.getpid():
+                self.control.sendmsg([messages.CONNECT])
             data, fd = receive(self.control)
         except (BrokenPipeError, ConnectionResetError):
             raise BrokerGone(ENDED) from None
@@ -150,6 +157,13 @@ class Lender:
             raise OSError(errno.EAGAIN, "too many ask at once")
         self.workers.add(int(data))
         return _socket.socket(fileno=fd), int(data)
+
+    def _next_asker(self) -> int:
+        """Return the PID of who has asked ahead, for one thread alone; 0 for nobody."""
+        try:
+            return self._ahead.pop()
+        except IndexError:
+            return 0
 
     def seconds(self, procfs: ProcFS) -> float:
         """Return the processor seconds that those have taken who have served this thread."""
@@ -161,25 +175,23 @@ class Lender:
 
     def end_with(self, watched: int) -> None:
         """Have us end, with an error, when the broker does: it has the other end of a pipe open."""
-        import fcntl
-
         signal(SIGIO, raise_gone)
-        fcntl.fcntl(watched, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(watched, fcntl.F_SETFL, os.O_ASYNC)
+        call = plain_function("fcntl")  # the module takes 0.5 ms
+        call(watched, F_SETOWN, os.getpid())
+        call(watched, F_SETFL, os.O_ASYNC)
 
     def introduce(self) -> None:
-        """Have the broker remember who we are now, so that it can end whoever is left of us.
+        """Have the broker remember who we are now, so that it can end whoever is left of us; and ask for a connection.
 
         Raises:
-            BrokerGone: it does not.
+            BrokerGone: it has ended.
         """
         try:
-            self.control.sendmsg([broker.INTRODUCE])
-            known = receive(self.control)[0]
+            for word in (messages.INTRODUCE, messages.CONNECT):
+                self.control.sendmsg([word])
         except (BrokenPipeError, ConnectionResetError):
-            known = b""
-        if known != b"1":
-            raise BrokerGone(ENDED)
+            raise BrokerGone(ENDED) from None
+        self._ahead.append(os.getpid())
 
     def close(self) -> None:
         """Let go of the broker, which ends when we have."""
@@ -194,44 +206,55 @@ class Lender:
             self._own.socket.close()
 
 
+def start(grant: Grant, queries: str) -> tuple[int, _socket.socket, int]:
+    """Start a broker; return its PID, where connections are asked for, and a pipe that is closed when it ends.
+
+    We become its front end. ``queries`` names what it answers, ``MODULE:NAME``. What it alone needs it loads itself,
+    meanwhile: of what is in memory when it is forked, each side copies what it goes on with, at 2 to 7 µs a page in a
+    virtual machine.
+    """
+    front = os.pidfd_open(os.getpid())
+    theirs, ours = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    ours.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
+    watched, alive = os.pipe()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            import_nothing_from_here()
+            from mematlas.kernel.broker import run
+
+            theirs.close()
+            os.close(watched)
+            run(ours, front, alive, grant, queries)
+        finally:
+            os._exit(1)
+    for fd in (alive, front):
+        os.close(fd)
+    ours.close()
+    return pid, theirs, watched
+
+
 def raise_gone(number: int, frame: object) -> NoReturn:
     """Say that the broker has ended."""
     raise BrokerGone(ENDED)
 
 
-def receive(connection: _socket.socket) -> tuple[bytes, int]:
-    """Return a message and the descriptor that came with it, or -1."""
-    data, rights, _, _ = connection.recvmsg(ROOM, _socket.CMSG_SPACE(broker.FD_SIZE), _socket.MSG_CMSG_CLOEXEC)
-    return data, int.from_bytes(rights[0][2], sys.byteorder) if rights else -1
-
-
-def receive_whole(connection: _socket.socket) -> tuple[bytes, bytes, int]:
-    """Return what kind of message comes next, all of it, and the descriptor that came with it, or -1."""
-    parts = []
-    kind = broker.MORE
-    while kind == broker.MORE:
-        data, fd = receive(connection)
-        if not data:
-            raise ConnectionResetError(errno.ECONNRESET, "who answers has ended")
-        kind = data[:1]
-        parts.append(data[1:])
-    return kind, b"".join(parts), fd
-
-
 def answer_of(kind: bytes, data: bytes) -> Any:
     """Return an answer. Raises what it says instead."""
-    if kind == broker.ANSWER:
+    if kind == messages.ANSWER:
         return marshal.loads(data) if data else None
-    if kind == broker.RECORD:
+    if kind == messages.RECORD:
         import pickle
 
         return pickle.loads(data)
-    if kind == broker.REFUSAL:
+    if kind == messages.REFUSAL:
         code = marshal.loads(data)
         raise OSError(code, os.strerror(code))
-    if kind == broker.FAILURE:
+    if kind == messages.FAILURE:
         raise put_together(*marshal.loads(data))
-    if kind == broker.MISTAKE:
+    if kind == messages.MISTAKE:
         sys.stderr.write(data.decode("utf-8", "replace"))
     raise BrokerGone(ENDED)
 
@@ -263,7 +286,7 @@ class BrokeredFS(ProcFS):
     def helpers(self) -> frozenset[int]:
         """The PIDs of those that work for us: the broker, and whom it has started for us and for our children."""
         broker_pid = self.lender.pid
-        return frozenset((broker_pid, *self.lender.workers, *broker.started_by(broker_pid, self)))
+        return frozenset((broker_pid, *self.lender.workers, *started_by(broker_pid, self)))
 
     def seconds(self) -> float:
         """Return the processor seconds of this thread, and of the worker that serves it."""

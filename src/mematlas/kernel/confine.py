@@ -243,9 +243,13 @@ def import_nothing_from_here() -> None:
 
     ``python -m`` looks there first. A front end may write where all may, and so be what the other side imports next.
     """
-    files = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
     here = working_directory()
-    sys.path[:] = [path for path in sys.path if (path or here) != here or has_modules(path, files)]
+    sys.path[:] = [path for path in sys.path if (path or here) != here or is_made_of(path)]
+
+
+def is_made_of(path: str) -> bool:
+    """Whether modules were imported from a directory, and not from one below it."""
+    return has_modules(path, [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())])
 
 
 def working_directory() -> str:

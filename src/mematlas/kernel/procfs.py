@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 MACHINE = "machine.json"
+PAGE_FILES = frozenset(("kpagecount", "kpageflags", "kpagecgroup"))
+"""Files that have a word for each frame."""
 PF_EXITING = 0x00000004
 """A process flag: include/linux/sched.h."""
 MAX_ENTRIES = 1 << 16
@@ -432,3 +434,11 @@ def is_number(name: str) -> bool:
     isdigit() alone takes the digits of other scripts, some of which int() does not.
     """
     return name.isdigit() and name.isascii() and len(name) <= PID_DIGITS and name[0] != "0"
+
+
+def started_by(pid: int, procfs: ProcFS) -> list[int]:
+    """Return the children of a process that has one thread; none where the kernel does not list them."""
+    try:
+        return list(map(int, procfs.read(f"{pid}/task/{pid}/children").split()))
+    except (Error, ValueError):
+        return []  # needs CONFIG_PROC_CHILDREN

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from mematlas.frozen import record
-from mematlas.kernel.procfs import ProcFS, read_link, stat_link, stat_mapped
+from mematlas.kernel.procfs import PAGE_FILES, ProcFS, read_link, stat_link, stat_mapped
 from mematlas.kernel.status import read_stat_whole
 
 TYPE_CHECKING = False
@@ -36,7 +36,6 @@ FILES = frozenset(
 )
 """What is opened of a process. Not mem, which can be written, and shows what is in the memory."""
 THREAD_FILES = frozenset(("comm", "stat", "status", "children"))
-PAGE_FILES = frozenset(("kpagecount", "kpageflags", "kpagecgroup"))
 MACHINE_FILES = frozenset(("slabinfo", "vmallocinfo", "iomem"))
 NAMED_LINKS = frozenset(("exe", "ns/ipc", "ns/mnt", "ns/pid", "ns/user"))
 WAYS = (os.O_RDONLY, os.O_RDONLY | os.O_DIRECTORY)
@@ -226,6 +225,12 @@ def open_machine_file(procfs: ProcFS, name: str) -> int:
     return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=procfs.fd)
 
 
+def named(text: str) -> Any:
+    """Return what is named ``MODULE:NAME``."""
+    module, _, name = text.partition(":")
+    return getattr(__import__(module, fromlist=[name]), name)
+
+
 @record
 class Query:
     """What may be asked, and what each part of such a question has to be."""
@@ -254,8 +259,7 @@ class Query:
         """Return what answers it."""
         if not isinstance(self.function, str):
             return self.function
-        module, _, name = self.function.partition(":")
-        function: Callable[..., Any] = getattr(__import__(module, fromlist=[name]), name)
+        function: Callable[..., Any] = named(self.function)
         return function
 
 
@@ -280,19 +284,3 @@ QUERIES = (
     Query(f"{KERNEL}.madvise:touch_pages", (words,), is_act=True),
 )
 """What a front end asks of processes and of the machine; who starts a broker may add to them."""
-
-
-def encode(name: str, *parts: object) -> bytes:
-    """Return a question as it is sent.
-
-    >>> encode("open_file", 4211, 77, "maps", 0)
-    b'open_file\\x004211\\x0077\\x00maps\\x000'
-    """
-    return b"\0".join((name.encode("ascii"), *map(encode_part, parts)))
-
-
-def encode_part(part: object) -> bytes:
-    """Return a number, a text, bytes or None as they are sent."""
-    if part is None or isinstance(part, bytes):
-        return part or b""
-    return os.fsencode(str(int(part) if isinstance(part, bool) else part))

@@ -12,12 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mematlas.cli.apart import MACHINE, TABLES
-from mematlas.kernel.broker import Grant, Worker
+from mematlas.kernel.broker import Worker
+from mematlas.kernel.messages import Grant, encode
 from mematlas.kernel.queries import (
-    QUERIES,
     NonsenseError,
-    encode,
     file_name,
     flag,
     fraction,
@@ -29,8 +27,8 @@ from mematlas.kernel.queries import (
     spans,
     words,
 )
+from mematlas.observe.queries import EVERY
 
-EVERY = (*QUERIES, *TABLES, *MACHINE)
 VALID = (
     encode("open_file", 4211, 77, "maps", 0),
     encode("open_file", 4211, 77, "task/4212/comm", os.O_DIRECTORY),
