@@ -90,6 +90,8 @@ class ProcFS(Directory):
             raise TargetNotFound(f"{self.root}: no such directory") from None
         except OSError as error:
             raise translate_error(error, self.root) from None
+        self.ourselves: tuple[int, list[int]] = 0, []
+        """Our PID, by our own count, and our numbers here, once these were asked for: `own_numbers`."""
         self.machine = self._read_machine()
         """What ``machine.json`` says, for a capture; None for a live one."""
         self.captured = self.machine is not None

@@ -62,9 +62,8 @@ class SmapsReader:
                 last += (vma for vma, _ in batch)
                 check_captured(last, self.process, "smaps")
                 del last[:-1]
-            for index, (vma, fields) in enumerate(batch):
-                if "\n" in vma.path:
-                    batch[index] = exact_name(self.process, vma), fields
+            if any("\n" in vma.path for vma, _ in batch):
+                batch = [(exact_name(self.process, vma) if "\n" in vma.path else vma, fields) for vma, fields in batch]
             yield batch
 
 
@@ -83,7 +82,7 @@ class LastTexts:
         self._room = MOST_KEPT
 
     def entries(self, text: bytes, heads: VmaParser, parse: Callable[[bytes], list[Entry]]) -> list[Entry]:
-        """Return the entries of a piece of text, which ``parse`` makes unless they are known."""
+        """Return the entries of a piece of text, which ``parse`` makes unless they are known: the same list then."""
         key = heads.nr_vmas, heads.mark, text
         known = self._last.get(key)
         if known is None:
@@ -92,7 +91,7 @@ class LastTexts:
         self._room -= len(text)
         if self._room >= 0:
             self._now[key] = known
-        return list(entries)
+        return entries
 
 
 class SmapsParser:

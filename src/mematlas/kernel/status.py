@@ -238,6 +238,18 @@ def read_memory_status(process: ProcessDir) -> dict[str, str]:
 
 def parse_status(data: bytes) -> dict[str, str]:
     """Return the lines of a status file by name."""
+    global _last_status
+    if data != _last_status[0]:
+        _last_status = data, parsed_status(data)
+    return _last_status[1].copy()
+
+
+_last_status: tuple[bytes, dict[str, str]] = b"", {}
+"""The text that was parsed last, and what it says: one look asks more than once, and mostly the same is said again."""
+
+
+def parsed_status(data: bytes) -> dict[str, str]:
+    """Return the lines of a text that is not known."""
     status: dict[str, str] = {}
     for line in data.decode("utf-8", "surrogateescape").split("\n"):
         if line:
@@ -395,11 +407,13 @@ def numbers_of(status: dict[str, str]) -> list[int]:
 
 
 def own_numbers(procfs: ProcFS) -> list[int]:
-    """Return what `numbers_of` says of ourselves; nothing where this /proc does not know us."""
-    try:
-        return numbers_of(procfs.parsed("self/status", parse_status))
-    except Error:
-        return []
+    """Return what `numbers_of` says of ourselves; nothing where this /proc does not know us. They stay."""
+    if procfs.ourselves[0] != os.getpid():
+        try:
+            procfs.ourselves = os.getpid(), numbers_of(procfs.parsed("self/status", parse_status))
+        except Error:
+            return []
+    return procfs.ourselves[1]
 
 
 def counts_as_we_do(procfs: ProcFS) -> bool:

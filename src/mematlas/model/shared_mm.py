@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 
 from mematlas.errors import Error, NotSupported
-from mematlas.kernel.status import counts_as_we_do, read_layout, read_stat
+from mematlas.kernel.status import ask_stat, counts_as_we_do, parse_layout, parse_stat, read_stat
 from mematlas.model.target import open_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from mematlas.kernel.procfs import ProcessDir, ProcFS
 
@@ -24,19 +24,26 @@ MOST_CHILDREN = 64
 """Threads of a process, and children of each, that are looked at where not every process is."""
 
 
-def sharing_memory(process: ProcessDir, everywhere: bool = False) -> list[int] | None:
+def sharing_memory(
+    process: ProcessDir, everywhere: bool = False, apart: dict[int, tuple[bytes, ...]] | None = None
+) -> list[int] | None:
     """Return the other processes that run in the address space of this one; None where that is not known.
 
-    Its parent and its children are looked at, or with ``everywhere`` all processes.
+    Its parent and its children are looked at, or with ``everywhere`` all processes. Who asks again and again gives
+    ``apart``, in which a parent is noted that has another address space: a process gets that of its parent when it is
+    born, or never.
     """
     procfs = process.procfs
     if not procfs.live or not counts_as_we_do(procfs):
         return None
-    own = layout_of(process)
+    stat = ask_stat(process)
+    own = layout_in(stat)
     if own is None:
         return None
+    parent = parse_stat(stat).parent
+    known = {parent} if apart and apart.get(parent) == own else set()
     pids = []
-    for other in all_others(process) if everywhere else relatives(process):
+    for other in all_others(process) if everywhere else relatives(process, {parent} - known):
         try:
             if layout_of(other) != own or other.pid in procfs.helpers:
                 continue  # those who work for us are forks of ours
@@ -50,6 +57,9 @@ def sharing_memory(process: ProcessDir, everywhere: bool = False) -> list[int] |
             return None
         except Error:
             continue  # ended meanwhile, or not ours to look at
+    if apart is not None and parent not in pids:
+        apart.clear()
+        apart[parent] = own
     return pids
 
 
@@ -125,9 +135,9 @@ def all_others(process: ProcessDir) -> Iterator[ProcessDir]:
     return (other for other, _ in Processes(process.procfs, without={process.pid}))
 
 
-def relatives(process: ProcessDir) -> Iterator[ProcessDir]:
-    """Yield the parent and the children of a process, each held open until the next."""
-    for pid in (read_stat(process).parent, *children(process)):
+def relatives(process: ProcessDir, parents: Iterable[int]) -> Iterator[ProcessDir]:
+    """Yield parents, and the children of a process, each held open until the next."""
+    for pid in (*parents, *children(process)):
         try:
             other, _ = open_process(pid, process.procfs)
         except Error:
@@ -157,5 +167,10 @@ def children(process: ProcessDir) -> list[int]:
 
 def layout_of(process: ProcessDir) -> tuple[bytes, ...] | None:
     """Return where the parts of the program lie; None where we may not know, or there is no memory."""
-    layout = read_layout(process)
+    return layout_in(ask_stat(process))
+
+
+def layout_in(stat: bytes) -> tuple[bytes, ...] | None:
+    """Return the same out of a stat file."""
+    layout = parse_layout(stat)
     return layout if layout[-1] != b"0" else None

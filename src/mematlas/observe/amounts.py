@@ -18,7 +18,7 @@ from mematlas.kernel.maps import MAY_BE_HIDDEN, read_mark
 from mematlas.kernel.status import read_stat, status_bytes
 from mematlas.model.address_space import EVERYTHING
 from mematlas.notes import Note, Notes
-from mematlas.observe.sources import cut_paths
+from mematlas.observe.sources import LastUsages, cut_paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from mematlas.model.pages import PageReader
     from mematlas.model.unsaid import Unsaid
     from mematlas.observe.recorded import Recorded
-    from mematlas.observe.sources import LastUsages, Sources
+    from mematlas.observe.sources import Sources
     from mematlas.words import Source, State
+
+    Entries = Sequence[tuple[Vma, dict[str, int]]]
 
 
 def look_at_vmas(
@@ -157,7 +159,7 @@ def read_by_smaps(sources: Sources, counter: SmapsCounter, selection: Selection)
 
     reader = SmapsReader(sources.dir, sources.files, sources.last_texts)
 
-    def wanted(batch: Sequence[tuple[Vma, dict[str, int]]]) -> Sequence[tuple[Vma, dict[str, int]]]:
+    def wanted(batch: Entries) -> Entries:
         if selection is EVERYTHING:
             return batch
         return [entry for entry in batch if selection.matches(entry[0])]
@@ -184,9 +186,8 @@ class SmapsCounter:
         last: LastUsages | None = None,
     ) -> None:
         """With ``last``, what fields amount to is known of those that were met when the process was last read."""
-        if last is not None and len(last) > MOST_USAGES:
-            last.clear()
-        self._known: LastUsages = {} if last is None else last
+        self._last = last or LastUsages()
+        self._last.forget_some()
         self.process = process
         self.page_size = process.procfs.page_size
         self._pacer = pacer
@@ -195,9 +196,7 @@ class SmapsCounter:
         self.notes = Notes()
         """What is unknown, and why."""
 
-    def count(
-        self, batches: Iterable[Sequence[tuple[Vma, dict[str, int]]]], tracked: Collection[int] = ()
-    ) -> list[VmaUsage]:
+    def count(self, batches: Iterable[Entries], tracked: Collection[int] = ()) -> list[VmaUsage]:
         """Return what smaps reports of VMAs; what it does not, by pagemap: zero pages, and the first page; and of those
         that begin at ``tracked``, which grows with the batches, what was accessed.
         """
@@ -216,9 +215,7 @@ class SmapsCounter:
                     self.notes.add(TRACKED_ACCESSES)
         return result
 
-    def _of_batches(
-        self, unsaid: Unsaid | None, batches: Iterable[Sequence[tuple[Vma, dict[str, int]]]]
-    ) -> list[VmaUsage]:
+    def _of_batches(self, unsaid: Unsaid | None, batches: Iterable[Entries]) -> list[VmaUsage]:
         result = [item for entries in batches for item in self._of_entries(unsaid, entries)]
         if self._nodes:
             reported = [(item.vma, resident_bytes(item.usage)) for item in result]
@@ -226,7 +223,7 @@ class SmapsCounter:
             result = [replace(item, nodes=nodes) for item, nodes in zip(result, sizes, strict=True)]
         return result
 
-    def _of_entries(self, unsaid: Unsaid | None, entries: Sequence[tuple[Vma, dict[str, int]]]) -> Iterator[VmaUsage]:
+    def _of_entries(self, unsaid: Unsaid | None, entries: Entries) -> list[VmaUsage]:
         vmas = [vma for vma, _ in entries]
         firsts: Iterable[tuple[State | None, int | None]] = repeat((None, None))
         if unsaid is None:
@@ -241,19 +238,33 @@ class SmapsCounter:
                 self.notes.add(ZERO_UNKNOWN)
             if self._first_pages:
                 firsts = pages_first(unsaid.reader, vmas)
-        known = self._known
-        for (vma, fields), nr_zero, (state, phys) in zip(entries, zeros, firsts, strict=False):
-            is_hidden = unsaid.is_hidden(vma) if unsaid else vma.kind in MAY_BE_HIDDEN
+        hidden = [unsaid.is_hidden(vma) if unsaid else vma.kind in MAY_BE_HIDDEN for vma in vmas]
+        if self._first_pages:
+            return self._items(entries, zeros, hidden, firsts)
+        # Mostly all of it is as it was at the last look.
+        last = self._last.batches.get(id(entries))
+        if last is None or last[0] is not entries or last[1] != zeros or last[2] != hidden:
+            last = entries, zeros, hidden, self._items(entries, zeros, hidden, firsts)
+            self._last.keep(last)
+        return last[3]
+
+    def _items(
+        self,
+        entries: Entries,
+        zeros: Iterable[int | None],
+        hidden: Iterable[bool],
+        firsts: Iterable[tuple[State | None, int | None]],
+    ) -> list[VmaUsage]:
+        known = self._last.usages
+        items = []
+        for (vma, fields), nr_zero, is_hidden, (state, phys) in zip(entries, zeros, hidden, firsts, strict=False):
             # VMAs of which smaps says the same share their fields, and so they share what these amount to.
             key = id(fields), vma.kind, vma.end - vma.start, nr_zero, is_hidden
             found = known.get(key)
             if found is None or found[0] is not fields:
                 found = known[key] = fields, usage_of_fields(vma, fields, self.page_size, nr_zero, is_hidden)
-            yield VmaUsage(vma, found[1], state, phys)  # there may be very many: keywords take three times as long
-
-
-MOST_USAGES = 1 << 13
-"""Amounts that are kept of a process between two looks, each with the fields that it is of."""
+            items.append(VmaUsage(vma, found[1], state, phys))  # there may be very many: keywords take thrice as long
+        return items
 
 
 def resident_bytes(usage: Usage) -> int:

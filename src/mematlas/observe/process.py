@@ -6,6 +6,7 @@ This is the library's front door; every command that looks at one process is a v
 from __future__ import annotations
 
 import os
+from _operator import is_
 
 from mematlas.analysis.results import UsageResult
 from mematlas.analysis.usage import total, total_by_node
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mematlas.analysis.neighbours import Fit
     from mematlas.analysis.results import MapsResult, Reading
     from mematlas.analysis.translation import Translations
+    from mematlas.analysis.usage import Usage
     from mematlas.kernel.maps import Files
     from mematlas.model.nodes import PageNodes
     from mematlas.model.pagetables.access import PageTableAccess
@@ -71,6 +73,10 @@ class Process:
         self.pid = self.dir.pid
         self.page_size = self.procfs.page_size
         self._sums: SumsReader | None = None
+        self._apart: dict[int, tuple[bytes, ...]] = {}
+        """Its parent, once that was found to run elsewhere, with where the parts of its own program lay then."""
+        self._last_total: tuple[list[Usage], Usage] | None = None
+        """The amounts that were added up last, and their sum."""
         self.notes = opened.notes
         """Which processes could not be looked at when this one was searched for."""
         try:
@@ -185,11 +191,22 @@ class Process:
         """Return what VMAs that were just looked at, all of them, amount to, with what the kernel counts as it goes."""
         status = read_memory_status(self.dir)
         return UsageResult(
-            usage=total(item.usage for item in result.vmas),
+            usage=self._total_of(result),
             tables=status_bytes(status, "VmPTE"),
             reading=result.reading,
             counters=read_counters(self.dir, status, len(result.vmas)),
         )
+
+    def _total_of(self, result: MapsResult) -> Usage:
+        """Return what VMAs amount to: mostly they are as they were at the last look, each the same record."""
+        usages = [item.usage for item in result.vmas]
+        last = self._last_total
+        if last and len(usages) == len(last[0]) and all(map(is_, usages, last[0])):
+            return last[1]
+        sums = total(usages)
+        if self.sources.will_look_again:
+            self._last_total = usages, sums
+        return sums
 
     def sums(self, max_stall: float = MAX_STALL, stat: bytes | None = None) -> UsageResult:
         """Return how much memory the process uses, by the kernel's own sums where it need not be held up for longer.
@@ -288,7 +305,7 @@ class Process:
         """
         from mematlas.model.shared_mm import sharing_memory
 
-        return sharing_memory(self.dir, everywhere)
+        return sharing_memory(self.dir, everywhere, self._apart)
 
     def page_nodes(self, paced: bool = True) -> PageNodes:
         """Return what finds the NUMA node of each page of the blocks that `pages` yields.

@@ -18,10 +18,10 @@ from mematlas.notes import Note, Notes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from typing import NoReturn, Protocol
 
-    from mematlas.analysis.results import Counted
+    from mematlas.analysis.results import Counted, VmaUsage
     from mematlas.analysis.usage import Usage
     from mematlas.kernel.backing import Backings
     from mematlas.kernel.maps import Vma
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from mematlas.observe.accesses import Accesses
     from mematlas.words import PagesFrom, Source
 
-    LastUsages = dict[tuple[int, str, int, int | None, bool], tuple[dict[str, int], Usage]]
-    """What fields of smaps amount to, by which they are, and of what; with the fields, so that nothing else is they."""
+    Entries = Sequence[tuple[Vma, dict[str, int]]]
+    Batch = tuple[Entries, list[int | None], list[bool], list[VmaUsage]]
 
     class Follower(Protocol):
         """What looks at a process again and again: `mematlas.observe.following.Following`."""
@@ -117,6 +117,31 @@ def cut_paths(vmas: Iterable[Vma]) -> list[Note]:
     return [Note("paths-cut", f"{whose} too long and cut: the dots at the end show where")]
 
 
+MOST_USAGES = 1 << 13
+"""Amounts that are kept of a process between two looks, each with the fields that it is of."""
+
+
+class LastUsages:
+    """What VMAs amounted to when a process was last read."""
+
+    def __init__(self) -> None:
+        self.usages: dict[tuple[int, str, int, int | None, bool], tuple[dict[str, int], Usage]] = {}
+        """By what there is to know of a VMA, with its fields, of which the key has the identity alone."""
+        self.batches: dict[int, Batch] = {}
+        """Entries, what is not in them (zero pages, and whether pages are hidden), and all that together."""
+
+    def keep(self, batch: Batch) -> None:
+        """Keep what entries amount to, which are known again by their identity."""
+        self.batches[id(batch[0])] = batch
+
+    def forget_some(self) -> None:
+        """Let go of what is too much."""
+        if len(self.usages) > MOST_USAGES:
+            self.usages.clear()
+        if sum(len(batch[0]) for batch in self.batches.values()) > MOST_USAGES:
+            self.batches.clear()
+
+
 class Sources:
     """One process, held open, with what it can be read from.
 
@@ -168,7 +193,7 @@ class Sources:
         from mematlas.kernel.smaps import LastTexts
 
         self.will_look_again = True
-        self.last_texts, self.last_usages = LastTexts(), {}
+        self.last_texts, self.last_usages = LastTexts(), LastUsages()
 
     def share(self, accesses: Accesses) -> None:
         """Have what page tables are read with of several processes, which who watches them closes."""
