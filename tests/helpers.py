@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,12 +219,18 @@ def children() -> set[int]:
     return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
 
 
-def look(pid: int, what: Callable[[], T]) -> tuple[Smaps, T]:
-    """Return what was seen, with the smaps before it, which is that after it too."""
+def look(pid: int, what: Callable[[], T], starts: Collection[int] | None = None) -> tuple[Smaps, T]:
+    """Return what was seen, with the smaps before it, which is that after it too: of all VMAs, or those that begin at
+    ``starts``. Libraries stand still only while no other program begins or ends.
+    """
     end = time.monotonic() + DEADLINE
+
+    def now() -> Smaps:
+        return {start: fields for start, fields in read_smaps(pid).items() if starts is None or start in starts}
+
     while True:
-        before, seen = read_smaps(pid), what()
-        if read_smaps(pid) == before:
+        before, seen = now(), what()
+        if now() == before:
             return before, seen
         assert time.monotonic() < end, "smaps never stands still: the machine is too busy"
 

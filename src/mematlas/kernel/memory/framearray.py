@@ -19,7 +19,7 @@ from mematlas.kernel.memory.x86 import PAGE, PAGE_SHIFT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from mematlas.kernel.memory.structpage import StructPages
 
@@ -215,12 +215,15 @@ class FrameArray:
         for low, high in self._lots(self.pages[places]):
             yield places[low:high]
 
-    def granules(self, nr: int) -> NDArray[np.intp]:
-        """Return the places of the pages of about so many granules, evenly from the first to the last."""
+    def granules(self, nr: int, pfns: Sequence[int] = ()) -> NDArray[np.intp]:
+        """Return the places of the pages of about so many granules, evenly from the first to the last, and of those
+        that some frames are in.
+        """
         granules = self.pages >> np.uint64(GRANULE_SHIFT - self.shift)
         numbers = np.cumsum(np.concatenate(([False], granules[1:] != granules[:-1])))
         step = max(1, -(-(int(numbers[-1]) + 1) // nr)) if len(numbers) else 1
-        return np.flatnonzero(numbers % step == 0)
+        wanted = np.array([pfn >> GRANULE_SHIFT for pfn in pfns], np.uint64)
+        return np.flatnonzero((numbers % step == 0) | np.isin(granules, wanted))
 
     def _lots(self, pages: Words) -> Iterator[tuple[int, int]]:
         """Yield from where to where pages of the array are read in one call: granules are kept whole."""

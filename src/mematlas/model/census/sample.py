@@ -12,9 +12,12 @@ from mematlas.arrays import Bools, Bytes, NDArray, Words, np
 from mematlas.errors import NotSupported
 from mematlas.frozen import record
 from mematlas.kernel.kpage import KPF_COMPOUND_TAIL, FrameWords, tells_ksm
+from mematlas.kernel.maps import read_maps
+from mematlas.kernel.pagemap import PM_PFRAME, PM_PRESENT, Pagemap
 from mematlas.model.census.decode import map_states
 from mematlas.model.census.kinds import CACHE_KINDS, KIND_MASK, START, STATE_SHIFT, Kind
 from mematlas.model.census.words import families, kinds_of_words
+from mematlas.model.target import own_pid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -173,8 +176,19 @@ class Comparison:
         return is_other, (is_mapped != states) & (kinds != Kind.ZERO)
 
 
+def own_frames(procfs: ProcFS) -> list[int]:
+    """Return frames that we have, of anonymous memory and of a file: most of RAM may be free, which tells little."""
+    memory = np.ones(2 * procfs.page_size, np.uint8)
+    addresses = [memory.__array_interface__["data"][0] + procfs.page_size - 1]
+    with procfs.process(own_pid(procfs)) as ourselves, Pagemap(ourselves) as pagemap:
+        addresses += [vma.start for vma in read_maps(ourselves) if vma.kind == "file"][:NR_GRANULES]
+        entries = map(pagemap.entry, addresses)
+        # Frames are all 0 to who may not know them.
+        return [entry & PM_PFRAME for entry in entries if entry & PM_PRESENT and entry & PM_PFRAME]
+
+
 def check_against_kernel(teller: Teller, procfs: ProcFS) -> int:
-    """Compare a sample of all RAM, and return how many frames agree.
+    """Compare a sample of all RAM, with some frames of our own, and return how many frames agree.
 
     Raises:
         NotSupported: they disagree three times over. The message names a frame, and what both say.
@@ -182,7 +196,7 @@ def check_against_kernel(teller: Teller, procfs: ProcFS) -> int:
     """
     with KernelWords(procfs) as words:
         comparison = Comparison(teller, words)
-        places = teller.array.granules(NR_GRANULES)
+        places = teller.array.granules(NR_GRANULES, own_frames(procfs))
         nr_agreeing = 0
         for lot in teller.array.lots(places):
             found = comparison.of(lot)
