@@ -33,6 +33,8 @@ HEADER = 100
 """Bytes of a database before the first of its tables."""
 STEPS = 5_000_000
 """Of SQLite's, after which a statement has taken long enough."""
+MOST_PAGES = 1 << 15
+"""Of SQLite's, some 128 MiB, after which a file has grown enough."""
 LARGEST = 1 << 24
 """Bytes of a file of which something inside is changed."""
 
@@ -68,6 +70,8 @@ def sql(path: Path, *statements: str) -> None:
     """Have had some statements run in it; its log stays a log."""
     with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as database:
         database.set_progress_handler(lambda: True, STEPS)
+        with contextlib.suppress(sqlite3.Error):
+            database.execute(f"PRAGMA max_page_count = {MOST_PAGES}").fetchall()  # for this connection alone
         for statement in statements:
             # A name in it that is no text is in what is wrong with it, which is no text then.
             with contextlib.suppress(sqlite3.Error, UnicodeDecodeError):

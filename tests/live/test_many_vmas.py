@@ -189,7 +189,7 @@ def test_a_run_has_the_pages_that_each_of_its_vmas_has(many: Program) -> None:
 @pytest.mark.root("CAP_SYS_ADMIN")
 @steadily
 def test_verify_of_many_vmas_finds_nothing_wrong(many: Program, capsys: pytest.CaptureFixture[str]) -> None:
-    _, code = look(many.pid, lambda: main(["usage", "--verify", str(many.pid)]))
+    _, code = look(many.pid, lambda: main(["usage", "--verify", str(many.pid)]), starts_of(many))
 
     assert (code, re.findall(r" no ", capsys.readouterr().out)) == (0, [])
 
