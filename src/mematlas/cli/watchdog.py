@@ -46,7 +46,8 @@ class Watchdog:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._leash.release()
+        if self._leash.locked():  # else we were interrupted while it was left
+            self._leash.release()
 
     def begin(self) -> None:
         """Watch from now on."""

@@ -239,9 +239,10 @@ def read_memory_status(process: ProcessDir) -> dict[str, str]:
 def parse_status(data: bytes) -> dict[str, str]:
     """Return the lines of a status file by name."""
     global _last_status
-    if data != _last_status[0]:
-        _last_status = data, parsed_status(data)
-    return _last_status[1].copy()
+    last = _last_status  # other threads parse as well
+    if data != last[0]:
+        last = _last_status = data, parsed_status(data)
+    return last[1].copy()
 
 
 _last_status: tuple[bytes, dict[str, str]] = b"", {}
