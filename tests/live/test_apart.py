@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import json
 import os
 import re
@@ -370,9 +371,9 @@ def test_an_interrupt_ends_both(front: Running) -> None:
 # --- as an attacker
 
 
-def lender_of(grant: Grant) -> Lender:
+def lender_of(grant: Grant, queries: str = QUERIES) -> Lender:
     """Start a broker for ourselves; return what asks it."""
-    broker_pid, control, _ = start(replace(grant, front=os.getpid()), QUERIES)
+    broker_pid, control, _ = start(replace(grant, front=os.getpid()), queries)
     return Lender(control, broker_pid)
 
 
@@ -915,3 +916,43 @@ def test_a_broker_that_ended_is_an_error(victim: Callable[..., Victim]) -> None:
         return ""
 
     assert in_front(Grant(0), attack)[1] == "the part of mematlas that has the rights has ended"
+
+
+def test_an_interrupt_while_it_begins_ends_it_as_without_rights_apart(victim: Callable[..., Victim]) -> None:
+    one = victim("anon_full")
+    words = [sys.executable, "-m", "mematlas", "--apart", "usage", str(one.pid), "-i", "0.05"]
+    found = set()
+    for number in range(40):
+        with subprocess.Popen(
+            words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        ) as process:
+            # Until its rights are left, and a little longer; before a terminal's Ctrl-C is Python's to tell.
+            wait_until(functools.partial(has_begun, process.pid), "it has begun")
+            time.sleep(0.02 + 0.002 * number)
+            os.killpg(process.pid, signal.SIGINT)
+            found.add((process.wait(DEADLINE), process.stderr.read() if process.stderr else ""))
+    assert {said for code, said in found if code == 130} <= {""}, found
+    assert {code for code, _ in found} <= {130, 1, -signal.SIGINT}, found
+    assert not [said for _, said in found if "has ended" in said or "release unlocked" in said]
+
+
+def has_begun(pid: int) -> bool:
+    return "mematlas" in command_line(pid)
+
+
+def test_a_broker_that_cannot_load_ends_the_front_end_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker, "GRACE_MS", 100)
+    reader, said = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.dup2(said, 2)
+            lender_of(Grant(0), "mematlas.observe.queries:NOT_THERE")
+            time.sleep(DEADLINE)
+        finally:
+            os._exit(0)
+    os.close(said)
+    with open(reader) as stream:
+        text = stream.read()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    assert "NOT_THERE" in text

@@ -50,7 +50,9 @@ def test_they_are_the_first_of_the_whole_page_cache_each_time(largest: LargestFi
         assert [(file.path, file.dev, file.inode) for file in found] == [
             (file.path, file.dev, file.inode) for file in whole.files
         ]
-        assert [file.resident for file in found] == pytest.approx([file.resident for file in whole.files], rel=0.05)  # it grows meanwhile
+        assert [file.resident for file in found] == pytest.approx(
+            [file.resident for file in whole.files], rel=0.05
+        )  # it grows meanwhile
 
 
 def test_who_asks_does_not_wait_for_ever_and_has_the_answer_the_next_time(largest: LargestFiles) -> None:

@@ -23,6 +23,7 @@ from mematlas.errors import PermissionDenied, ProcessGone, TargetNotFound
 from mematlas.kernel.backing import has_cachestat
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.rights import user_name
+from mematlas.model.target import open_process
 from victim import Victim, process_state, wait_until
 
 pytestmark = pytest.mark.root("CAP_SYS_ADMIN")
@@ -291,6 +292,38 @@ def test_processes_of_one_address_space_count_once() -> None:
     assert (both.rss, both.pss, both.uss, both.tables) == (alone.rss, alone.pss, alone.uss, alone.tables)
     assert both.rss_sum == 2 * (alone.rss_sum or 0)
     assert (again.rss, again.same_memory) == (alone.rss, {})
+
+
+def test_a_parent_that_could_not_be_looked_at_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = 0
+
+    def open_later(pid: int, procfs: ProcFS) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise TargetNotFound("just now")
+        return open_process(pid, procfs)
+
+    monkeypatch.setattr("mematlas.model.shared_mm.open_process", open_later)
+    with program(CLONE) as one:
+        try:
+            with Process(one.told) as process:
+                assert [process.sharing_memory() for _ in range(3)] == [[], [one.pid], [one.pid]]
+        finally:
+            os.kill(one.told, 9)
+
+
+def test_a_parent_with_memory_of_its_own_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+
+    def open_and_note(pid: int, procfs: ProcFS) -> Any:
+        opened.append(pid)
+        return open_process(pid, procfs)
+
+    monkeypatch.setattr("mematlas.model.shared_mm.open_process", open_and_note)
+    with program("import sys; print(0, flush=True)") as one, Process(one.pid) as process:
+        assert [process.sharing_memory() for _ in range(3)] == [[], [], []]
+    assert opened == [os.getpid()]
 
 
 @steadily

@@ -53,9 +53,9 @@ def part(name: str, args: Namespace, session: Session, kept: Collection[int] = (
     if session.procfs.hides_others:
         raise NotSupported("--apart", "a /proc without hidepid, which shows who has no rights no process of others")
     grant = granted(name, args, session)
-    if session.watchdog:
-        session.watchdog.leave()  # the C library has every thread become another user, and waits for each
     try:
+        if session.watchdog:
+            session.watchdog.leave()  # the C library has every thread become another user, and waits for each
         pid, control, watched = brokered.start(grant, QUERIES)
         session.procfs.close()
         leave_rights({control.fileno(), watched, *kept, *(session.writer.fds if session.writer else ())})

@@ -37,7 +37,7 @@ class Watchdog:
 
     def __init__(self) -> None:
         self._leash = _thread.allocate_lock()
-        """Held while it is to watch."""
+        """Not held for a moment when the thread is to end, which takes it."""
         self._awake = _thread.allocate_lock()
         """Held while there is a thread."""
 
@@ -46,13 +46,12 @@ class Watchdog:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._leash.locked():  # else we were interrupted while it was left
-            self._leash.release()
+        self._let_go()
 
     def begin(self) -> None:
         """Watch from now on."""
-        self._leash.acquire()
         self._awake.acquire()
+        self._leash.acquire(blocking=False)  # a thread that has ended has it
         try:
             _thread.start_new_thread(self._watch, ())
         except RuntimeError:
@@ -61,9 +60,14 @@ class Watchdog:
 
     def leave(self) -> None:
         """Watch no more, until it is to begin again: there is no thread then that others would have to wait for."""
-        self._leash.release()
+        self._let_go()
         with self._awake:
             pass
+
+    def _let_go(self) -> None:
+        """Have the thread end. A signal may come between any two of these lines."""
+        if self._leash.locked():
+            self._leash.release()
 
     def _watch(self) -> None:
         try:
@@ -87,7 +91,6 @@ class Watchdog:
                 if waited_for and nr_waits >= NR_LOOKS_SILENT:
                     is_watched = False
                     tell(waited_for)
-        self._leash.release()
 
 
 def tell(path: str) -> None:

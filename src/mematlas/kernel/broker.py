@@ -304,12 +304,13 @@ class ServedFS(ProcFS):
 class Broker:
     """Keeps a worker for each connection, until the front end ends or asks nonsense."""
 
-    def __init__(self, control: _socket.socket, front: int, grant: Grant, queries: tuple[Query, ...]) -> None:
+    def __init__(self, control: _socket.socket, front: int, grant: Grant) -> None:
         """``control`` is where connections are asked for, ``front`` a pidfd of the front end."""
         self.control = control
         self.front = front
         self.grant = grant
-        self.queries = queries
+        self.queries: tuple[Query, ...] = ()
+        """What it may ask."""
         self.poll = select.poll()
         self.user: int | None = None
         """Whom the front end runs as."""
@@ -530,12 +531,9 @@ def work(
 
 
 def run(control: _socket.socket, front: int, alive: int, grant: Grant, queries: str) -> NoReturn:
-    """Be the broker: nothing here may return. ``alive`` is closed when we end."""
-    broker: Broker | None = None
+    """Be the broker: nothing here may return. ``alive`` is closed when we end; ``queries`` names what is answered."""
+    broker = Broker(control, front, grant)
     try:
-        os.setsid()  # what is typed at a terminal is for the front end
-        for signal_number in (SIGHUP, SIGINT, SIGTERM, SIGIO):
-            signal(signal_number, SIG_DFL)
         signal(SIGPIPE, SIG_IGN)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for fd in (0, 1):
@@ -543,8 +541,7 @@ def run(control: _socket.socket, front: int, alive: int, grant: Grant, queries: 
         close_all_but((control.fileno(), front, alive))
         _, most = getrlimit(RLIMIT_NOFILE)
         setrlimit(RLIMIT_NOFILE, (most, most))
-        every: tuple[Query, ...] = named(queries)
-        broker = Broker(control, front, grant, every)
+        broker.queries = named(queries)
         broker.serve()
         let_go_of_streams()  # nothing is left to say: who reads it waits for no end of ours
     except BaseException:
@@ -553,7 +550,6 @@ def run(control: _socket.socket, front: int, alive: int, grant: Grant, queries: 
         say(traceback.format_exc().encode("utf-8", "replace"))
     finally:
         try:
-            if broker:
-                broker.end_all()
+            broker.end_all()
         finally:
             os._exit(0)

@@ -10,12 +10,24 @@ import errno
 import marshal
 import os
 import sys
-from _signal import SIG_IGN, SIGIO, signal  # type: ignore[import-not-found]
+from _signal import (  # type: ignore[import-not-found]
+    SIG_BLOCK,
+    SIG_DFL,
+    SIG_IGN,
+    SIG_SETMASK,
+    SIGHUP,
+    SIGINT,
+    SIGIO,
+    SIGTERM,
+    pthread_sigmask,
+    signal,
+)
 from _thread import _local
 
 from mematlas.errors import Error, put_together
 from mematlas.kernel import messages
 from mematlas.kernel.confine import import_nothing_from_here
+from mematlas.kernel.descriptors import STDERR
 from mematlas.kernel.libc import plain_function
 from mematlas.kernel.messages import encode, receive, receive_whole
 from mematlas.kernel.procfs import PAGE_FILES, ProcessDir, ProcFS, started_by
@@ -35,6 +47,7 @@ if TYPE_CHECKING:
 
 ASKED_FIRST = frozenset(("iomem",))
 """Files that anybody may open, and that show more to whoever has a right."""
+ENDING = (SIGHUP, SIGINT, SIGTERM)
 F_SETOWN, F_SETFL = 8, 4
 """fcntl(2): include/uapi/asm-generic/fcntl.h."""
 ENDED = "the part of mematlas that has the rights has ended"
@@ -219,21 +232,39 @@ def start(grant: Grant, queries: str) -> tuple[int, _socket.socket, int]:
     watched, alive = os.pipe()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            import_nothing_from_here()
-            from mematlas.kernel.broker import run
-
+    # What is typed at a terminal is for the front end: it waits until the broker is out of the terminal's reach.
+    held = pthread_sigmask(SIG_BLOCK, ENDING)
+    try:
+        pid = os.fork()
+        if pid == 0:
             theirs.close()
             os.close(watched)
-            run(ours, front, alive, grant, queries)
-        finally:
-            os._exit(1)
+            become_broker(ours, front, alive, grant, queries, held)
+    finally:
+        pthread_sigmask(SIG_SETMASK, held)
     for fd in (alive, front):
         os.close(fd)
     ours.close()
     return pid, theirs, watched
+
+
+def become_broker(
+    control: _socket.socket, front: int, alive: int, grant: Grant, queries: str, held: set[int]
+) -> NoReturn:
+    """Be the broker: nothing here may return. ``held`` are the signals that were held back before."""
+    try:
+        os.setsid()
+        for number in (*ENDING, SIGIO):
+            signal(number, SIG_IGN)  # what has come by now is forgotten
+            signal(number, SIG_DFL)
+        pthread_sigmask(SIG_SETMASK, held)
+        import_nothing_from_here()
+        from mematlas.kernel.broker import run
+    except BaseException as error:
+        text = f"mematlas: the part that keeps the rights cannot begin: {type(error).__name__}: {error}\n"
+        os.write(STDERR, text.encode("utf-8", "replace"))
+        os._exit(1)
+    run(control, front, alive, grant, queries)
 
 
 def raise_gone(number: int, frame: object) -> NoReturn:

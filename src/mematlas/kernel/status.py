@@ -409,9 +409,11 @@ def numbers_of(status: dict[str, str]) -> list[int]:
 
 def own_numbers(procfs: ProcFS) -> list[int]:
     """Return what `numbers_of` says of ourselves; nothing where this /proc does not know us. They stay."""
-    if procfs.ourselves[0] != os.getpid():
+    pid = os.getpid()
+    # Who is the first of a namespace, and forks into one of its own, has a child of the same number.
+    if procfs.ourselves[0] != pid or pid == 1:
         try:
-            procfs.ourselves = os.getpid(), numbers_of(procfs.parsed("self/status", parse_status))
+            procfs.ourselves = pid, numbers_of(procfs.parsed("self/status", parse_status))
         except Error:
             return []
     return procfs.ourselves[1]

@@ -45,11 +45,13 @@ def sharing_memory(
     pids = []
     for other in all_others(process) if everywhere else relatives(process, {parent} - known):
         try:
-            if layout_of(other) != own or other.pid in procfs.helpers:
+            layout = layout_of(other)
+            if other.pid in procfs.helpers:
                 continue  # those who work for us are forks of ours
-            from mematlas.kernel.kcmp import SAME, compare_memory  # hardly anybody comes so far
-
-            if procfs.ask(compare_memory, process, other.tid) != SAME:
+            if layout != own or not has_same_memory(process, other):
+                if apart is not None and other.pid == parent and layout is not None:
+                    apart.clear()
+                    apart[parent] = own
                 continue
             read_stat(other)  # the PID is still the one that was compared
             pids.append(other.pid)
@@ -57,10 +59,14 @@ def sharing_memory(
             return None
         except Error:
             continue  # ended meanwhile, or not ours to look at
-    if apart is not None and parent not in pids:
-        apart.clear()
-        apart[parent] = own
     return pids
+
+
+def has_same_memory(process: ProcessDir, other: ProcessDir) -> bool:
+    """Whether two processes run in one address space, of which all parts lie in the same places."""
+    from mematlas.kernel.kcmp import SAME, compare_memory  # hardly anybody comes so far
+
+    return process.procfs.ask(compare_memory, process, other.tid) == SAME
 
 
 class AddressSpaces:

@@ -187,7 +187,7 @@ class SmapsCounter:
     ) -> None:
         """With ``last``, what fields amount to is known of those that were met when the process was last read."""
         self._last = last or LastUsages()
-        self._last.forget_some()
+        self._last.begin()
         self.process = process
         self.page_size = process.procfs.page_size
         self._pacer = pacer
@@ -242,11 +242,11 @@ class SmapsCounter:
         if self._first_pages:
             return self._items(entries, zeros, hidden, firsts)
         # Mostly all of it is as it was at the last look.
-        last = self._last.batches.get(id(entries))
-        if last is None or last[0] is not entries or last[1] != zeros or last[2] != hidden:
-            last = entries, zeros, hidden, self._items(entries, zeros, hidden, firsts)
-            self._last.keep(last)
-        return last[3]
+        batch = self._last.batch_of(entries)
+        if batch is None or batch[1] != zeros or batch[2] != hidden:
+            batch = entries, zeros, hidden, self._items(entries, zeros, hidden, firsts)
+        self._last.keep(batch)
+        return batch[3]
 
     def _items(
         self,

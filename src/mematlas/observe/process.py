@@ -204,7 +204,7 @@ class Process:
         if last and len(usages) == len(last[0]) and all(map(is_, usages, last[0])):
             return last[1]
         sums = total(usages)
-        if self.sources.will_look_again:
+        if self.sources.last_usages:
             self._last_total = usages, sums
         return sums
 

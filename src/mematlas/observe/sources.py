@@ -127,19 +127,30 @@ class LastUsages:
     def __init__(self) -> None:
         self.usages: dict[tuple[int, str, int, int | None, bool], tuple[dict[str, int], Usage]] = {}
         """By what there is to know of a VMA, with its fields, of which the key has the identity alone."""
-        self.batches: dict[int, Batch] = {}
-        """Entries, what is not in them (zero pages, and whether pages are hidden), and all that together."""
+        self._last: dict[int, Batch] = {}
+        """By the identity of entries: these, what is not in them (zero pages, whether pages are hidden), and all that
+        together."""
+        self._now: dict[int, Batch] = {}
+        """Those of this look."""
+        self._room = MOST_USAGES
 
-    def keep(self, batch: Batch) -> None:
-        """Keep what entries amount to, which are known again by their identity."""
-        self.batches[id(batch[0])] = batch
-
-    def forget_some(self) -> None:
-        """Let go of what is too much."""
+    def begin(self) -> None:
+        """Begin to read once more: what was not met at the last look is let go of."""
         if len(self.usages) > MOST_USAGES:
             self.usages.clear()
-        if sum(len(batch[0]) for batch in self.batches.values()) > MOST_USAGES:
-            self.batches.clear()
+        self._last, self._now = self._now, {}
+        self._room = MOST_USAGES
+
+    def batch_of(self, entries: Entries) -> Batch | None:
+        """Return what entries amounted to, those very ones."""
+        batch = self._last.get(id(entries))
+        return batch if batch and batch[0] is entries else None
+
+    def keep(self, batch: Batch) -> None:
+        """Keep what entries amount to, as far as there is room."""
+        self._room -= len(batch[0])
+        if self._room >= 0:
+            self._now[id(batch[0])] = batch
 
 
 class Sources:

@@ -28,6 +28,7 @@ from mematlas.kernel.memory.x86 import is_x86_64
 from mematlas.kernel.procfs import ProcFS
 from mematlas.kernel.rights import CALLERS, invoking_user
 from mematlas.views.table import Column, Table
+from victim import wait_until
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -346,6 +347,36 @@ def with_no_more_processes(words: list[str]) -> int:
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
     with Watchdog():
         return cli.main(words)
+
+
+def test_who_watches_rests_and_goes_on() -> None:
+    def nr_threads() -> int:
+        return len(os.listdir("/proc/self/task"))
+
+    before = nr_threads()
+    with Watchdog() as watchdog:
+        for _ in range(3):
+            watchdog.leave()
+            wait_until(lambda: nr_threads() == before, "the thread has ended")
+            watchdog.begin()
+            assert nr_threads() == before + 1
+    wait_until(lambda: nr_threads() == before, "the thread has ended")
+
+
+def test_a_rest_that_is_interrupted_ends_as_it_should() -> None:
+    watchdog = Watchdog()
+
+    def interrupted() -> None:
+        with watchdog:
+            try:
+                watchdog._let_go()
+                raise KeyboardInterrupt  # as by a signal that comes before the thread has ended
+            finally:
+                watchdog.begin()
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    watchdog.leave()
 
 
 @pytest.mark.parametrize("words", [["usage", "self"], ["maps", "self"], ["--help"]])
