@@ -235,6 +235,7 @@ class Worker:
     def _send_result(self, result: object) -> None:
         """Send a result: as `marshal` has it, or as `pickle` where it is a record."""
         try:
+            # What marshal has no form for raises ValueError.
             send_whole(self.connection, ANSWER, marshal.dumps(result))  # type: ignore[arg-type]
             return
         except ValueError:

@@ -10,6 +10,8 @@ import errno
 import marshal
 import os
 import sys
+
+# signal would bring in enum, for 5 ms; of this one typeshed has nothing.
 from _signal import (  # type: ignore[import-not-found]
     SIG_BLOCK,
     SIG_DFL,

@@ -33,10 +33,8 @@ if TYPE_CHECKING:
     from mematlas.model.pages import PageReader
     from mematlas.model.unsaid import Unsaid
     from mematlas.observe.recorded import Recorded
-    from mematlas.observe.sources import Sources
+    from mematlas.observe.sources import Entries, Sources
     from mematlas.words import Source, State
-
-    Entries = Sequence[tuple[Vma, dict[str, int]]]
 
 
 def look_at_vmas(

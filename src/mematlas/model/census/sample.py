@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from mematlas.arrays import Bools, Bytes, NDArray, Words, np
-from mematlas.errors import NotSupported
+from mematlas.errors import NotSupported, TargetNotFound
 from mematlas.frozen import record
 from mematlas.kernel.kpage import KPF_COMPOUND_TAIL, FrameWords, tells_ksm
 from mematlas.kernel.maps import read_maps
@@ -180,7 +180,11 @@ def own_frames(procfs: ProcFS) -> list[int]:
     """Return frames that we have, of anonymous memory and of a file: most of RAM may be free, which tells little."""
     memory = np.ones(2 * procfs.page_size, np.uint8)
     addresses = [memory.__array_interface__["data"][0] + procfs.page_size - 1]
-    with procfs.process(own_pid(procfs)) as ourselves, Pagemap(ourselves) as pagemap:
+    try:
+        own = own_pid(procfs)
+    except TargetNotFound:
+        return []  # the /proc of another PID namespace has none of ours
+    with procfs.process(own) as ourselves, Pagemap(ourselves) as pagemap:
         addresses += [vma.start for vma in read_maps(ourselves) if vma.kind == "file"][:NR_GRANULES]
         entries = map(pagemap.entry, addresses)
         # Frames are all 0 to who may not know them.
